@@ -1,0 +1,1 @@
+"""pytest-poolguard: fails the tests that leak pool connections, and says which line took them."""

@@ -1,0 +1,114 @@
+"""From a checkout to a finding: everything a reader wants to know, looked up while it is still there."""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+from pytest_poolguard.drivers import State
+from pytest_poolguard.findings import CHECKED_OUT, HELD_TOO_LONG, SERVER_BACKEND, Finding
+from pytest_poolguard.hints import Hints
+from pytest_poolguard.ledger import Checkout, Ledger, Opening, Owner, Pool
+from pytest_poolguard.origin import Place, SourceTree, printable
+
+__all__ = ["Describe"]
+
+
+class Describe:
+    """Makes findings. ``worker`` is the xdist worker's id, empty in a plain run."""
+
+    def __init__(self, ledger: Ledger, tree: SourceTree, worker: str = "") -> None:
+        self._ledger = ledger
+        self._tree = tree
+        self._hints = Hints(tree)
+        self._worker = worker
+
+    def leak(self, checkout: Checkout) -> Finding:
+        """A connection that was not returned."""
+        connection = checkout.connection()
+        state = checkout.pool.driver.state(connection) if connection is not None else State(closed=True)
+        finding = self._checkout(CHECKED_OUT, checkout)
+        finding.backend_pid = state.backend_pid or self._pid_at_opening(connection)
+        finding.transaction_status = "closed" if state.closed else state.transaction
+        finding.hint = self._hints.hint(checkout, connection_closed=state.closed and connection is not None)
+        finding.note = self._note(checkout, collected=connection is None)
+        if checkout.closed_with_pool is not None:
+            finding.closed_at = self._tree.site(checkout.closed_with_pool)
+        finding.thread_place = self._now_at(checkout)
+        return finding
+
+    def overdue(self, checkout: Checkout, limit: float) -> Finding:
+        """A connection that was out for longer than ``limit`` seconds, returned or not."""
+        finding = self._checkout(HELD_TOO_LONG, checkout)
+        finding.limit_seconds = limit
+        finding.hint = "return it before the slow part, or raise hold in @pytest.mark.pool"
+        return finding
+
+    def backend(self, opening: Opening, server: dict[str, str]) -> Finding:
+        """A connection that this process still has open at the end of the run."""
+        finding = self._finding(SERVER_BACKEND, "psycopg2", opening.pool, opening.owner)
+        finding.acquired = self._tree.site(opening.opened)
+        finding.stack = self._tree.stack(opening.opened)
+        finding.backend_pid = opening.backend_pid
+        finding.server = server
+        finding.transaction_status = server.get("state", "")
+        finding.hint = "close it in the teardown of whatever opened it"
+        return finding
+
+    def _checkout(self, kind: str, checkout: Checkout) -> Finding:
+        finding = self._finding(kind, checkout.pool.driver.library, checkout.pool, checkout.taken_by)
+        finding.phase = checkout.phase
+        finding.acquired = self._tree.site(checkout.origin)
+        finding.stack = self._tree.stack(checkout.origin)
+        finding.thread = _thread_name(checkout)
+        now = self._ledger.clock.now()
+        finding.held_seconds = checkout.held if checkout.held is not None else now - checkout.since
+        return finding
+
+    def _finding(self, kind: str, library: str, pool: Pool | None, owner: Owner) -> Finding:
+        path, _, line = owner.defined_at.rpartition(":")
+        return Finding(
+            kind,
+            library,
+            printable(pool.label) if pool is not None else "",
+            owner_kind=owner.kind,
+            owner_name=printable(owner.name),
+            owner_scope=owner.scope,
+            owner_place=f"{self._tree.relative(path)}:{line}" if path else "",
+            nodeid=printable(owner.nodeid),
+            pool_made=self.made(pool) if pool is not None else None,
+            pool_first_used=pool is not None and not pool.made_known,
+            worker=self._worker,
+        )
+
+    def made(self, pool: Pool) -> Place | None:
+        """Where a pool was made, or first used."""
+        return self._tree.site(pool.made) if pool.made is not None else None
+
+    def _pid_at_opening(self, connection: object) -> int | None:
+        opening = self._ledger.opening(connection)
+        return opening.backend_pid if opening is not None else None
+
+    def _note(self, checkout: Checkout, *, collected: bool) -> str:
+        if collected:
+            return "pool and connection were garbage-collected while it was out"
+        return checkout.carried
+
+    def _now_at(self, checkout: Checkout) -> Place | None:
+        thread = checkout.thread
+        if not isinstance(thread, threading.Thread) or not thread.is_alive():
+            return None
+        frame = sys._current_frames().get(thread.ident or 0)  # noqa: SLF001 - there is no public way
+        while frame is not None:
+            if self._tree.is_own(frame.f_code.co_filename):
+                return self._tree.place(frame.f_code, frame.f_lasti)
+            frame = frame.f_back
+        return None
+
+
+def _thread_name(checkout: Checkout) -> str:
+    if checkout.thread is None:
+        return "MainThread"
+    if isinstance(checkout.thread, threading.Thread):
+        return printable(checkout.thread.name)
+    return f"thread {checkout.thread}"

@@ -1,0 +1,281 @@
+"""psycopg2: ``psycopg2.connect`` and the pools of ``psycopg2.pool``.
+
+``SimpleConnectionPool.getconn`` *is* ``AbstractConnectionPool._getconn`` (an alias made with the class), while
+``ThreadedConnectionPool.getconn`` *calls* ``self._getconn``, and users subclass all three. Replacing the base
+functions wherever a class carries one of them counts every route once.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+from pytest_poolguard.drivers import State, Unsupported, Watch
+from pytest_poolguard.drivers.patching import Patches, class_tree
+from pytest_poolguard.ledger import Checkout, Pool
+from pytest_poolguard.origin import capture, printable
+
+__all__ = ["Psycopg2"]
+
+#: libpq's PGTransactionStatusType, in pg_stat_activity's words.
+TRANSACTION = ("idle", "active", "idle in transaction", "idle in a failed transaction", "unknown")
+
+
+class Psycopg2:
+    """The driver of psycopg2, any 2.x version that has the pools' private methods."""
+
+    library = "psycopg2"
+    pool_references = 1  # AbstractConnectionPool._used
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._patches = Patches()
+        self._psycopg2: ModuleType | None = None
+        self._originals: dict[str, Callable[..., Any]] = {}
+
+    @property
+    def modules(self) -> Mapping[str, Callable[[ModuleType], None]]:
+        """``psycopg2`` and ``psycopg2.pool``."""
+        return {"psycopg2": self._patch_connect, "psycopg2.pool": self._patch_pools}
+
+    def version(self) -> str:
+        """The first word of ``psycopg2.__version__``."""
+        return str(getattr(self._psycopg2, "__version__", "unknown")).split(" ")[0]
+
+    def undo(self) -> None:
+        """Give psycopg2 its functions back."""
+        self._patches.undo()
+
+    def state(self, connection: Any) -> State:
+        """What libpq knows of the connection."""
+        try:
+            if connection.closed:
+                return State(closed=True)
+            info = connection.info
+            return State(int(info.backend_pid), TRANSACTION[info.transaction_status])
+        except Exception:  # a mock, or a connection whose server is gone
+            return State()
+
+    def is_open(self, pool: Any) -> bool:
+        """Whether ``closeall()`` was not called yet."""
+        return getattr(pool, "closed", True) is False
+
+    def idle(self, pool: Any) -> int:
+        """The pool's own free list, less what has died there."""
+        return sum(not self.state(connection).closed for connection in list(getattr(pool, "_pool", ())))
+
+    # patching
+
+    def _patch_connect(self, module: ModuleType) -> None:
+        self._psycopg2 = module
+        if not hasattr(module, "connect"):
+            raise Unsupported("psycopg2 has no connect")
+        self._patches.replace(module, "connect", self._watched_connect(module.connect))
+
+    def _patch_pools(self, module: ModuleType) -> None:
+        base = getattr(module, "AbstractConnectionPool", None)
+        if base is None:
+            raise Unsupported("psycopg2.pool has no AbstractConnectionPool")
+        for name, watched in (
+            ("_connect", self._watched_pool_connect),
+            ("_getconn", self._watched_getconn),
+            ("_putconn", self._watched_putconn),
+            ("_closeall", self._watched_closeall),
+        ):
+            original = vars(base).get(name)
+            if original is None:
+                raise Unsupported(f"psycopg2.pool.AbstractConnectionPool has no {name}")
+            self._originals[name] = original
+            replacement = watched(original, module)
+            for cls in class_tree(base):
+                for alias, value in list(vars(cls).items()):
+                    if value is original:
+                        self._patches.replace(cls, alias, replacement)
+
+    # the replacements: what the caller gets, and the signatures, are the originals'
+
+    def _watched_connect(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        driver, watch = self, self._watch
+
+        @functools.wraps(original)
+        def connect(
+            dsn: Any = None, connection_factory: Any = None, cursor_factory: Any = None, **kwargs: Any
+        ) -> Any:
+            __tracebackhide__ = True
+            connection = original(dsn, connection_factory, cursor_factory, **kwargs)
+            if watch.active:
+                try:
+                    opening = watch.ledger.opened(connection, driver)
+                    if driver._is_real(connection):
+                        opening.backend_pid = connection.info.backend_pid
+                        opening.server = (connection.info.host, connection.info.port)
+                        parameters = dict(connection.info.dsn_parameters, password=connection.info.password)
+                        watch.on_connected(opening, functools.partial(original, **parameters))
+                except Exception as error:
+                    watch.on_fault("noting a new connection", error)
+            return connection
+
+        return connect
+
+    def _watched_pool_connect(self, original: Callable[..., Any], module: ModuleType) -> Callable[..., Any]:
+        driver, watch = self, self._watch
+        constructor = module.AbstractConnectionPool.__init__.__code__
+
+        @functools.wraps(original)
+        def _connect(self: Any, key: Any = None) -> Any:
+            __tracebackhide__ = True
+            record = None
+            if watch.active:
+                try:
+                    # While it is being made: a pool of no minimum connects for its first getconn only.
+                    made = sys._getframe(1).f_code is constructor
+                    record = watch.ledger.pool(self) or driver._new_pool(self, made_known=made)
+                except Exception as error:
+                    watch.on_fault("noting a pool", error)
+            connection = original(self, key)
+            if record is not None:
+                opening = watch.ledger.opening(connection)
+                if opening is not None:
+                    opening.pool = record
+            return connection
+
+        return _connect
+
+    def _watched_getconn(self, original: Callable[..., Any], module: ModuleType) -> Callable[..., Any]:
+        driver, watch, ledger = self, self._watch, self._watch.ledger
+        limited = _limited(original, module)
+
+        @functools.wraps(original)
+        def _getconn(self: Any, key: Any = None) -> Any:
+            __tracebackhide__ = True
+            maximum = watch.limits.max
+            connection = original(self, key) if maximum is None else limited(self, key, maximum)
+            if watch.active:
+                try:
+                    checkout = ledger.check_out(ledger.pool(self) or driver._new_pool(self, made_known=False), connection)
+                    if key is not None and checkout is not None:
+                        checkout.key_of_holder = _names_the_holder(key)
+                except Exception as error:
+                    watch.on_fault("noting a checkout", error)
+            return connection
+
+        return _getconn
+
+    def _watched_putconn(self, original: Callable[..., Any], _module: ModuleType) -> Callable[..., Any]:
+        driver, watch, ledger = self, self._watch, self._watch.ledger
+
+        @functools.wraps(original)
+        def _putconn(self: Any, conn: Any, key: Any = None, close: bool = False) -> Any:
+            __tracebackhide__ = True
+            checkout = None
+            if watch.active:
+                try:
+                    # Before the pool has it: from then on another thread may take it again.
+                    checkout = ledger.held_by(conn)
+                    if checkout is not None and checkout.pool.ref() is self:
+                        ledger.check_in(checkout)
+                except Exception as error:
+                    watch.on_fault("noting a return", error)
+            try:
+                return original(self, conn, key, close)
+            except BaseException as error:
+                if checkout is not None:
+                    driver._not_returned(self, conn, checkout, error)
+                raise
+
+        return _putconn
+
+    def _watched_closeall(self, original: Callable[..., Any], _module: ModuleType) -> Callable[..., Any]:
+        watch, ledger = self._watch, self._watch.ledger
+
+        @functools.wraps(original)
+        def _closeall(self: Any) -> Any:
+            __tracebackhide__ = True
+            if watch.active:
+                try:
+                    record = ledger.pool(self)
+                    if record is not None:
+                        ledger.pool_closes(record)
+                except Exception as error:
+                    watch.on_fault("noting that a pool was closed", error)
+            return original(self)
+
+        return _closeall
+
+    # what they note
+
+    def _new_pool(self, pool: Any, *, made_known: bool) -> Pool:
+        ledger = self._watch.ledger
+        label = f"{type(pool).__name__}({pool.minconn}..{pool.maxconn})"
+        return ledger.add_pool(pool, self, label, capture(ledger.stops, 2), made_known=made_known)
+
+    def _not_returned(self, pool: Any, conn: Any, checkout: Checkout, error: BaseException) -> None:
+        """A putconn raised: the connection is still out, unless its pool is closed and nobody could take it."""
+        try:
+            own = checkout.pool.ref() is pool
+            if own and (pool.closed or id(conn) not in pool._rused):  # noqa: SLF001
+                return
+            if own:
+                self._watch.ledger.put_back(checkout)
+            reason = printable(f"{type(error).__name__}: {error}".strip().partition("\n")[0])
+            checkout.cause = ("putconn raised", reason) if own else ("returned to another pool", "")
+        except Exception as fault:
+            self._watch.on_fault("noting a failed return", fault)
+
+    def _is_real(self, connection: Any) -> bool:
+        """Whether this is a live connection to a server, not a mock of one or one that is still connecting."""
+        extensions = getattr(self._psycopg2, "extensions", None)
+        real = extensions is not None and isinstance(connection, extensions.connection)
+        return bool(real and not connection.closed and not connection.async_)
+
+    # reclaiming
+
+    def reclaim(self, pool: Any, connection: Any) -> None:
+        """Close the connection, then hand it in: a pool discards what is closed.
+
+        The public ``putconn`` comes first, for the sake of subclasses that count there; where it is mocked or
+        raises on a closed connection, the base class's own function frees the slot.
+        """
+        connection.close()
+        if pool is None or pool.closed:
+            return
+        try:
+            pool.putconn(connection)
+        except Exception:  # noqa: S110 - the look at the pool's own books, below, tells
+            pass
+        lock = getattr(pool, "_lock", None) or threading.Lock()
+        with lock:
+            if id(connection) in pool._rused:  # noqa: SLF001
+                self._originals["_putconn"](pool, connection)
+
+
+def _limited(original: Callable[..., Any], module: ModuleType) -> Callable[[Any, Any, int], Any]:
+    def getconn(pool: Any, key: Any, maximum: int) -> Any:
+        """Take a connection as if the pool had been made for ``maximum``."""
+        __tracebackhide__ = True
+        if pool.closed or key in pool._used:  # noqa: SLF001
+            return original(pool, key)
+        if len(pool._used) >= maximum:  # noqa: SLF001
+            raise module.PoolError("connection pool exhausted")
+        # The pool compares its size with ==, and only here: the attribute is its own again at once.
+        own, pool.maxconn = pool.maxconn, maximum
+        try:
+            return original(pool, key)
+        finally:
+            pool.maxconn = own
+
+    return getconn
+
+
+def _names_the_holder(key: Any) -> bool:
+    """Whether a key stands for the process or thread that took the connection: one each, kept on purpose."""
+    thread = threading.current_thread()
+    return any(
+        type(key) is type(own) and key == own
+        for own in (os.getpid(), thread.ident, thread.native_id, thread.name, thread)
+    )

@@ -1,0 +1,24 @@
+"""Make a test's report fail with a text of ours, as pytest itself would have made it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+__all__ = ["fail"]
+
+
+def fail(item: pytest.Item, report: pytest.TestReport, text: str, headline: str) -> None:
+    """Turn a report into a failure: ``text`` is printed, ``headline`` stands in the short summary.
+
+    The representation comes from a real ``pytest.fail``: JUnit files, xdist and the short summary need all the
+    parts that one has.
+    """
+    call = pytest.CallInfo.from_call(lambda: pytest.fail(text, pytrace=False), when="call")
+    longrepr: Any = pytest.TestReport.from_item_and_call(item, call).longrepr
+    crash = getattr(longrepr, "reprcrash", None)
+    if crash is not None:
+        crash.message = headline
+    report.outcome = "failed"
+    report.longrepr = longrepr

@@ -1,0 +1,121 @@
+"""One thing reported: its kind, its words, its plain-data form.
+
+A finding is complete when it is made: nothing of it is looked up later, when source files, threads and
+connections may have gone. In its dict form it travels between xdist processes and into files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pytest_poolguard.origin import Place
+
+__all__ = ["CHECKED_OUT", "FAILED", "Finding", "HELD_TOO_LONG", "SERVER_BACKEND", "connections", "headline"]
+
+# kinds
+CHECKED_OUT = "checked_out"
+HELD_TOO_LONG = "held_too_long"
+SERVER_BACKEND = "server_backend"
+
+# verdicts
+FAILED = "failed"
+WARNED = "warned"
+EXPECTED = "expected"
+
+
+@dataclass
+class Finding:
+    """One connection that was not returned, was held too long, or is left on the server."""
+
+    kind: str
+    library: str
+    pool: str  #: class and size; empty for a connection that no pool made
+    owner_kind: str  #: "test", "fixture" or "session"
+    owner_name: str
+    owner_scope: str = ""
+    owner_place: str = ""  #: where a fixture is defined
+    nodeid: str = ""  #: the test; empty for what no test took
+    phase: str = ""  #: "setup", "body", "teardown"
+    pool_made: Place | None = None
+    pool_first_used: bool = False  #: ``pool_made`` is the line of its first use, its making was not seen
+    acquired: Place | None = None  #: the site
+    stack: list[Place] = field(default_factory=list)  #: outermost first
+    closed_at: Place | None = None  #: where its pool was closed while it was out
+    thread: str = "MainThread"
+    thread_place: Place | None = None  #: where a holder that still runs is now
+    held_seconds: float = 0.0
+    backend_pid: int | None = None
+    transaction_status: str = ""
+    server: dict[str, str] = field(default_factory=dict)  #: what pg_stat_activity says of the backend
+    hint: str = ""
+    note: str = ""  #: what else a reader has to know to believe it
+    limit_seconds: float | None = None
+    worker: str = ""
+    verdict: str = FAILED
+
+    @property
+    def site(self) -> str:
+        """The site in words: ``shop/users.py:8 in get_user``."""
+        return self.acquired.site if self.acquired is not None else "an unknown place"
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for the same leak after edits above it, on every worker and machine: no line numbers."""
+        place = self.acquired
+        parts = [self.kind, self.library, *((place.file, place.function, place.text) if place else ())]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: strings, numbers, None, lists and dicts only."""
+        plain = asdict(self)
+        plain["owner"] = {
+            "kind": plain.pop("owner_kind"),
+            "name": plain.pop("owner_name"),
+            "scope": plain.pop("owner_scope"),
+            "place": plain.pop("owner_place"),
+        }
+        plain["pool"] = {
+            "class": self.pool.partition("(")[0],
+            "name": plain["pool"],
+            "made_at": plain.pop("pool_made"),
+            "first_used": plain.pop("pool_first_used"),
+        }
+        plain["fingerprint"] = self.fingerprint
+        plain["task"] = None
+        return plain
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> Finding:
+        """The finding of a :meth:`to_dict`."""
+        given = dict(plain)
+        del given["fingerprint"], given["task"]
+        for name, value in given.pop("owner").items():
+            given[f"owner_{name}"] = value
+        pool = given.pop("pool")
+        given.update(pool=pool["name"], pool_made=pool["made_at"], pool_first_used=pool["first_used"])
+        for name in ("pool_made", "acquired", "closed_at", "thread_place"):
+            if given[name] is not None:
+                given[name] = Place(**given[name])
+        given["stack"] = [Place(**place) for place in given["stack"]]
+        return cls(**given)
+
+
+def connections(count: int) -> str:
+    """``1 connection``, ``2 connections``."""
+    return f"{count} connection" + ("" if count == 1 else "s")
+
+
+def headline(findings: Iterable[Finding]) -> str:
+    """Findings of one test in a line, for pytest's short summary."""
+    findings = list(findings)
+    sites = list(dict.fromkeys(finding.site for finding in findings))
+    more = f" and {len(sites) - 1} more" if len(sites) > 1 else ""
+    held = sum(finding.kind == HELD_TOO_LONG for finding in findings)
+    leaked = len(findings) - held
+    what = [f"{connections(leaked)} never returned"] if leaked else []
+    if held:
+        what.append(f"{connections(held) if not leaked else held} held too long")
+    return f"poolguard: {', '.join(what)} ({sites[0]}{more})"

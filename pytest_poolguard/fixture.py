@@ -1,0 +1,41 @@
+"""The ``poolguard`` fixture: a look at the pools in the middle of a test."""
+
+from __future__ import annotations
+
+from pytest_poolguard.describe import Describe
+from pytest_poolguard.findings import Finding
+from pytest_poolguard.ledger import Ledger, Owner
+from pytest_poolguard.owners import Owners
+
+__all__ = ["PoolGuard"]
+
+
+class PoolGuard:
+    """What is checked out now."""
+
+    def __init__(self, ledger: Ledger, owners: Owners, describe: Describe) -> None:
+        self._ledger = ledger
+        self._owners = owners
+        self._describe = describe
+
+    @property
+    def checked_out(self) -> int:
+        """Connections that this test has taken and not returned; those that fixtures hold are not counted."""
+        return len(self._test.out)
+
+    @property
+    def peak(self) -> int:
+        """The most connections that this test has had out at once; fixtures' are not counted."""
+        return self._test.peak
+
+    @property
+    def outstanding(self) -> list[Finding]:
+        """Everything that is out, fixtures' connections included, oldest first, as it would be reported."""
+        return [self._describe.leak(checkout) for checkout in self._ledger.outstanding()]
+
+    @property
+    def _test(self) -> Owner:
+        return self._owners.test or self._ledger.session
+
+    def __repr__(self) -> str:
+        return f"<poolguard: {self.checked_out} checked out, peak {self.peak}>"

@@ -1,0 +1,219 @@
+"""The guard of one run: its ledger, drivers and owners, put together.
+
+Made when the run begins, kept in ``config.stash``, undone by ``config.add_cleanup``.
+"""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from pytest_poolguard.deferral import Deferral
+from pytest_poolguard.describe import Describe
+from pytest_poolguard.drivers import Driver, Limits, Watch
+from pytest_poolguard.drivers.imports import ImportWatch
+from pytest_poolguard.drivers.psycopg2 import Psycopg2
+from pytest_poolguard.findings import FAILED, WARNED, Finding
+from pytest_poolguard.judging import Judge
+from pytest_poolguard.ledger import Clock, Ledger, Opening, Owner
+from pytest_poolguard.marker import Expectations, expectations
+from pytest_poolguard.origin import SourceTree, printable
+from pytest_poolguard.owners import Owners, boundaries
+from pytest_poolguard.server import Connect, ServerWatch
+from pytest_poolguard.settings import Settings
+from pytest_poolguard.tally import Tally
+
+__all__ = ["Guard"]
+
+
+class Guard:
+    """Watches from :meth:`start` to :meth:`stop`; ``on_first_import`` is called when there is something to watch."""
+
+    def __init__(self, config: pytest.Config, settings: Settings, on_first_import: Callable[[], None]) -> None:
+        self.settings = settings
+        self.is_controller = False  #: of an xdist run: it runs no test itself
+        self.tally = Tally()
+        self.clock = Clock()
+        self.deferral = Deferral()
+        self.expected = Expectations()
+        self.found: list[Finding] = []  #: of the present test, not yet settled
+        self.ledger = Ledger(self.clock, Owner("session", "session", phase=""), boundaries())
+        self.owners = Owners(self.ledger, self._owner_ended)
+        tree = SourceTree(str(config.rootpath), (os.path.dirname(pytest.__file__), os.path.dirname(__file__)))
+        worker = getattr(config, "workerinput", {}).get("workerid", "")
+        self.describe = Describe(self.ledger, tree, worker)
+        self.judge = Judge(
+            self.ledger,
+            self.owners,
+            tree,
+            self.describe,
+            grace=settings.grace,
+            reclaim=settings.mode == "fail",
+            look=self._look_at_server,
+        )
+        self.server = ServerWatch(settings.dsn, self.tally.notices) if settings.server != "off" else None
+        self.watch = Watch(self.ledger, self.fault, self._connected)
+        self._drivers: list[Driver] = [Psycopg2(self.watch)]
+        self._on_first_import = on_first_import
+        self._imports = ImportWatch(
+            {
+                name: self._patcher(driver, patch)
+                for driver in self._drivers
+                for name, patch in driver.modules.items()
+            }
+        )
+
+    # watching
+
+    def start(self) -> None:
+        """Watch from now on."""
+        self._imports.install()
+
+    def stop(self) -> None:
+        """Watch no longer, and give everything back as it was."""
+        self._imports.uninstall()
+        self.watch.active = False
+        for driver in self._drivers:
+            driver.undo()
+
+    def _patcher(self, driver: Driver, patch: Callable[[ModuleType], None]) -> Callable[[ModuleType], None]:
+        def on_import(module: ModuleType) -> None:
+            try:
+                patch(module)
+            except Exception as error:
+                self.tally.notices.append(
+                    f"{driver.library} {driver.version()} is not watched: {printable(str(error))}"
+                )
+                return
+            name = f"{driver.library} {driver.version()}"
+            if name not in self.tally.patched:
+                self.tally.patched.append(name)
+                with self.shield("beginning to watch"):
+                    self._on_first_import()
+
+        return on_import
+
+    def _connected(self, opening: Opening, connect: Connect) -> None:
+        if self.server is not None:
+            self.server.connected(opening, connect)
+
+    # faults of our own
+
+    def fault(self, doing: str, error: BaseException) -> None:
+        """Note an exception of our own; the run goes on as without us."""
+        last = traceback.extract_tb(error.__traceback__)[-1:]
+        at = f" at {os.path.basename(last[0].filename)}:{last[0].lineno}" if last else ""
+        text = printable(f"{type(error).__name__} while {doing}{at}: {error}")
+        if text not in self.tally.faults:
+            self.tally.faults.append(text)
+
+    @contextmanager
+    def shield(self, doing: str) -> Iterator[None]:
+        """Keep exceptions of our own out of the run."""
+        try:
+            yield
+        except Exception as error:
+            self.fault(doing, error)
+
+    # tests
+
+    def begin_test(self, item: pytest.Item) -> None:
+        """A test's set-up begins."""
+        self.found = []
+        self.owners.begin_test(item)
+        self.expected = expectations(item)
+        self.watch.limits = self.expected.limits
+        self.ledger.hold = self.expected.hold
+        self.ledger.overdue = []
+
+    def end_test(self) -> None:
+        """A test's teardown is over."""
+        self.watch.limits = Limits()
+        self.ledger.hold = None
+        test = self.owners.test
+        if self.ledger.overdue and self.expected.hold is not None:
+            own = [c for c in self.ledger.overdue if c.taken_by is test or c.taken_by.scope == "function"]
+            self.found += [self.describe.overdue(checkout, self.expected.hold) for checkout in own]
+        self.owners.end_test()
+
+    def _owner_ended(self, owner: Owner) -> None:
+        if not owner.out and not self.ledger.session.out:
+            return
+        with self.shield("judging an owner"):
+            findings = self.judge.end(owner)
+            test = owner if owner.kind == "test" else self.owners.test
+            here = test is not None and test.phase == "teardown"
+            for finding in findings:
+                foreign = finding.owner_kind == "test" and test is not None and finding.nodeid != test.nodeid
+                if here and not foreign and test is not None:
+                    finding.nodeid = test.nodeid
+                    self.found.append(finding)
+                else:
+                    self._found_outside([finding])
+            if owner.kind == "test":
+                self._found_outside(self.judge.dropped())
+
+    def take_findings(self) -> list[Finding]:
+        """The findings of the present test, to settle."""
+        findings, self.found = self.found, []
+        return findings
+
+    def abandon_test(self) -> None:
+        """A test's protocol is over, whether or not it came to its teardown."""
+        self.owners.abandon_test()
+        self._found_outside(self.take_findings())
+
+    def may_still_fail(self) -> bool:
+        """Whether a test that has passed so far could still be found at fault in its teardown."""
+        out = self.ledger.outstanding()
+        held = any(checkout.owner is not self.ledger.session for checkout in out)
+        return held or bool(self.ledger.overdue) or self.expected.leaks is not None
+
+    # the session
+
+    def end_session(self) -> None:
+        """The last fixture is gone: what is left, here and on the server."""
+        self._found_outside(self.judge.end_session())
+        for checkout in self.judge.unjudged():
+            self.tally.notices.append(
+                f"{checkout.taken_by.name} was interrupted: its connections are not judged"
+            )
+        self.tally.notices[:] = dict.fromkeys(self.tally.notices)
+        self.tally.pools = self.ledger.pools_seen
+        self.tally.taken = self.ledger.taken
+        open_pools = [pool for pool in self.ledger.pools() if pool.is_open()]
+        idle = [(self.describe.made(pool), pool.driver.idle(pool.ref())) for pool in open_pools]
+        self.tally.open_pools = [(place, count) for place, count in idle if count]
+        self._find_leftovers()
+
+    def _find_leftovers(self) -> None:
+        """Connections that this process still has open, that no open pool keeps and no leak report has told."""
+        left = [
+            opening
+            for opening in self.ledger.openings()
+            if opening.server is not None
+            and not opening.is_closed()
+            and not (opening.pool is not None and opening.pool.is_open())
+            and self.ledger.held_by(opening.ref()) is None
+        ]
+        if self.server is not None and left:
+            for opening, words in self.server.backends(left).items():
+                self._found_outside([self.describe.backend(opening, words)])
+
+    def _found_outside(self, findings: list[Finding]) -> None:
+        for finding in findings:
+            if self.settings.mode == "warn" and finding.verdict == FAILED:
+                finding.verdict = WARNED
+        self.tally.add_outside(findings)
+
+    def _look_at_server(self, findings: list[tuple[Finding, Opening]]) -> None:
+        if self.server is not None and findings:
+            words = self.server.backends(opening for _, opening in findings)
+            for finding, opening in findings:
+                finding.server = words.get(opening, {})

@@ -1,0 +1,143 @@
+"""Who could still return a connection: the evidence that is looked for before a leak is called one.
+
+No test framework and no driver here. Nothing is collected before looking: a collection heals, and so hides,
+leaks.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures.thread
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+from pytest_poolguard.ledger import Checkout, Owner
+
+__all__ = ["factory_of", "in_call_that_took_it", "is_alive", "is_referenced", "reaches", "wait"]
+
+#: Steps that one search goes from a fixture's value or a module's globals.
+DEPTH = 4
+#: Objects that one search looks at.
+BREADTH = 5000
+
+
+def wait(checkouts: Iterable[Checkout], grace: float) -> None:
+    """Wait, ``grace`` seconds at most in all, for the connections that another thread could still return."""
+    deadline = time.monotonic() + grace
+    pause = 0.001
+    waiting = list(checkouts)
+    while True:
+        waiting = [c for c in waiting if c.held is None and _another_thread_could_return(c)]
+        left = deadline - time.monotonic()
+        if not waiting or left <= 0:
+            return
+        time.sleep(min(pause, left))
+        pause = min(pause * 2, 0.05)
+
+
+def _another_thread_could_return(checkout: Checkout) -> bool:
+    me = threading.current_thread()
+    if is_alive(checkout.thread) and checkout.thread is not me:
+        return True
+    others = [t for t in threading.enumerate() if t is not me and not isinstance(t, threading.Timer)]
+    return bool(others) and is_referenced(checkout)
+
+
+def is_alive(thread: Any) -> bool:
+    """Whether a holder's thread still runs; ``thread`` is a Thread, or the ident of a foreign one."""
+    if isinstance(thread, threading.Thread):
+        return thread.is_alive()
+    return thread in sys._current_frames()  # noqa: SLF001 - a thread that threading does not know
+
+
+def is_referenced(checkout: Checkout) -> bool:
+    """Whether anything but its pool still refers to the connection: what nobody refers to, nobody returns."""
+    connection = checkout.connection()
+    if connection is None:
+        return False
+    return sys.getrefcount(connection) > _count_of_a_local() + checkout.pool.driver.pool_references
+
+
+def _count_of_a_local() -> int:
+    # Python versions differ in what a local variable and a call add to a count: measured, not known.
+    box = [object()]
+    local = box[0]
+    return sys.getrefcount(local) - 1
+
+
+def in_call_that_took_it(checkout: Checkout, owner: Owner) -> bool:
+    """Whether a thread that ran before the owner began is still inside the call that took the connection.
+
+    The function that the thread was started with is no such call, unless it took the connection itself: a
+    worker's loop goes on after a job of it has leaked.
+    """
+    thread = checkout.thread
+    if not isinstance(thread, threading.Thread) or not thread.is_alive() or thread not in owner.threads:
+        return False
+    frames = [code for code, _ in checkout.origin.frames()]
+    plumbing = [threading.__file__, concurrent.futures.thread.__file__]
+    started_by = [code for code in frames if code.co_filename in plumbing]
+    calls = [code for code in frames if code.co_filename not in plumbing]
+    if len(calls) > 1 and all(code.co_filename == plumbing[0] for code in started_by):
+        calls.pop()
+    took = {id(code) for code in calls}
+    frame = sys._current_frames().get(thread.ident or 0)  # noqa: SLF001 - there is no public way
+    while frame is not None:
+        if id(frame.f_code) in took:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def factory_of(checkout: Checkout, owners: Iterable[Owner]) -> Owner | None:
+    """The fixture that handed out the function which took the connection, None if there is no such fixture."""
+    took = {id(code) for code, _ in checkout.origin.frames()}
+    for owner in owners:
+        if owner.code is not None and took.intersection(id(code) for code in _nested(owner.code)):
+            return owner
+    return None
+
+
+def _nested(code: CodeType) -> list[CodeType]:
+    inner = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    return inner + [deeper for one in inner for deeper in _nested(one)]
+
+
+def reaches(start: object, connection: object, pool: object) -> bool:
+    """Whether ``start`` is or holds the connection, in attributes and containers at most a few steps away.
+
+    The pool is no holder: it keeps what it has handed out. No code of the objects on the way is run.
+    """
+    seen = {id(pool)}
+    level = [start]
+    for _ in range(DEPTH):
+        following: list[object] = []
+        for thing in level:
+            if thing is connection:
+                return True
+            if id(thing) not in seen and len(seen) < BREADTH:
+                seen.add(id(thing))
+                following.extend(_parts(thing))
+        level = following
+    return any(thing is connection for thing in level)
+
+
+def _parts(thing: object) -> list[object]:
+    # By type(), not isinstance(): proxies answer isinstance() with code of their own.
+    kind = type(thing)
+    if issubclass(kind, dict):
+        return list(dict.values(thing))  # type: ignore[arg-type]
+    for container in (list, tuple, set, frozenset):
+        if issubclass(kind, container):
+            return list(container.__iter__(thing))
+    if issubclass(kind, FunctionType | ModuleType):
+        return []
+    if issubclass(kind, type):
+        return list(type.__getattribute__(thing, "__dict__").values())  # type: ignore[arg-type]
+    try:
+        return list(object.__getattribute__(thing, "__dict__").values())
+    except Exception:  # no __dict__, or one that changes under our hands
+        return []

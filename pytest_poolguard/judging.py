@@ -1,0 +1,153 @@
+"""Whether what an owner leaves out, at its end, is a leak."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable
+
+from pytest_poolguard import holders
+from pytest_poolguard.describe import Describe
+from pytest_poolguard.findings import WARNED, Finding
+from pytest_poolguard.ledger import Checkout, Ledger, Opening, Owner
+from pytest_poolguard.origin import SourceTree
+from pytest_poolguard.owners import Owners
+
+__all__ = ["Judge"]
+
+#: Seconds that one connection's reclaim may take: its pool's lock may be held by somebody who hangs.
+RECLAIM_LIMIT = 2.0
+
+
+class Judge:
+    """Judges owners; ``reclaim`` tells whether leaked connections are closed and their slots freed."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        owners: Owners,
+        tree: SourceTree,
+        describe: Describe,
+        *,
+        grace: float,
+        reclaim: bool,
+        look: Callable[[list[tuple[Finding, Opening]]], None],
+    ) -> None:
+        self._ledger = ledger
+        self._owners = owners
+        self._tree = tree
+        self._describe = describe
+        self._grace = grace
+        self._reclaim = reclaim
+        self._look = look  #: asks the server about the backends of findings
+
+    def end(self, owner: Owner) -> list[Finding]:
+        """The leaks of a test or fixture that has ended."""
+        outstanding = [
+            c
+            for c in self._ledger.outstanding(owner)
+            if not self._is_kept_for_its_holder(c) and not self._is_carried_over(c, owner)
+        ]
+        holders.wait(outstanding, self._grace)
+        return self._tell(c for c in outstanding if c.held is None)
+
+    def dropped(self) -> list[Finding]:
+        """The leaks among the connections that were carried over for the sake of a holder that let go of them."""
+        owners = [self._ledger.session, *self._owners.fixtures]
+        carried = [c for owner in owners for c in self._ledger.outstanding(owner) if c.carried]
+        return self._tell(c for c in carried if not c.key_of_holder and not holders.is_referenced(c))
+
+    def end_session(self) -> list[Finding]:
+        """What is out at the end of the run. Whatever somebody holds on purpose is told, and fails nothing."""
+        session = self._ledger.session
+        holders.wait(self._ledger.outstanding(session), self._grace)
+        outstanding = self._ledger.outstanding(session)
+        findings = self._tell(c for c in outstanding if not c.carried)
+        kept = self._tell(c for c in outstanding if c.carried)
+        for finding in kept:
+            finding.verdict = WARNED
+        return findings + kept
+
+    def unjudged(self) -> list[Checkout]:
+        """What is out of owners that never came to their end: the run was interrupted."""
+        return [c for c in self._ledger.outstanding() if c.owner is not self._ledger.session]
+
+    def _tell(self, checkouts: Iterable[Checkout]) -> list[Finding]:
+        told = [(checkout, self._describe.leak(checkout)) for checkout in list(checkouts)]
+        openings = [(finding, self._ledger.opening(checkout.connection())) for checkout, finding in told]
+        self._look([(finding, opening) for finding, opening in openings if opening and not opening.is_closed()])
+        for checkout, _ in told:
+            self._ledger.settle(checkout)
+            if self._reclaim:
+                self._free(checkout)
+        return [finding for _, finding in told]
+
+    # whom it is carried over to
+
+    def _is_kept_for_its_holder(self, checkout: Checkout) -> bool:
+        """One connection a process or thread, taken under its id as key, is kept on purpose while that lives."""
+        thread = checkout.thread
+        if not checkout.key_of_holder or not (thread is None or holders.is_alive(thread)):
+            return False
+        if checkout.owner is not self._ledger.session:
+            self._ledger.carry(checkout, self._ledger.session, "it is kept under its process's or thread's own key")
+        return True
+
+    def _is_carried_over(self, checkout: Checkout, owner: Owner) -> bool:
+        heir, reason = self._heir(checkout, owner)
+        if heir is not None:
+            self._ledger.carry(checkout, heir, reason)
+        return heir is not None
+
+    def _heir(self, checkout: Checkout, owner: Owner) -> tuple[Owner | None, str]:
+        session = self._ledger.session
+        if holders.in_call_that_took_it(checkout, owner):
+            return session, "its thread ran before the test began and still uses it"
+        wider = self._owners.wider_than(owner)
+        fixture = holders.factory_of(checkout, wider)
+        if fixture is not None:
+            return fixture, f"a function that fixture {fixture.name} handed out took it"
+        if holders.is_referenced(checkout):
+            connection, pool = checkout.connection(), checkout.pool.ref()
+            for fixture in wider:
+                if holders.reaches(fixture.value(), connection, pool):
+                    return fixture, f"what fixture {fixture.name} returned holds it"
+            module = self._module_that_holds(checkout, connection, pool)
+            if module and not self._held_before(checkout):
+                return session, f"module {module} holds it"
+        return None, ""
+
+    def _module_that_holds(self, checkout: Checkout, connection: object, pool: object) -> str:
+        files = {os.path.realpath(code.co_filename) for code, _ in checkout.origin.frames()}
+        files = {file for file in files if self._tree.is_own(file)}
+        for name, module in list(sys.modules.items()):
+            file = getattr(module, "__file__", None)
+            if file and os.path.realpath(file) in files and holders.reaches(vars(module), connection, pool):
+                return name
+        return ""
+
+    def _held_before(self, checkout: Checkout) -> bool:
+        """Whether a module holds another one from the same place already: one is a singleton, two are a leak."""
+        return any(
+            known.carried and known.origin[:2] == checkout.origin[:2] and known.thread is checkout.thread
+            for known in self._ledger.outstanding(self._ledger.session)
+        )
+
+    # after the report
+
+    def _free(self, checkout: Checkout) -> None:
+        """Reclaim a leaked connection, in a thread: whatever hangs there must not hang the run."""
+        connection = checkout.connection()
+        if connection is None:
+            return
+
+        def reclaim() -> None:
+            try:
+                checkout.pool.driver.reclaim(checkout.pool.ref(), connection)
+            except Exception:  # noqa: S110 - closed already, or a pool with ideas of its own: it stays as it is
+                pass
+
+        thread = threading.Thread(target=reclaim, name="poolguard-reclaim", daemon=True)
+        thread.start()
+        thread.join(RECLAIM_LIMIT)

@@ -1,0 +1,269 @@
+"""Who holds which connection, since when: the books of all checkouts.
+
+The ledger knows no test framework and no driver. It never keeps a connection or a pool alive, and it takes
+no lock: a ``__del__`` that returns a connection may run in the middle of any line here, and would wait for
+a lock that its own thread holds. Single dictionary operations are atomic; each method is built from those.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import CodeType
+from typing import Any
+
+from pytest_poolguard.origin import Origin, capture
+
+__all__ = ["Checkout", "Clock", "Ledger", "Opening", "Owner", "Pool"]
+
+class Clock:
+    """Seconds that the run has spent, without those that it stood still in a debugger."""
+
+    def __init__(self) -> None:
+        self._skipped = 0.0
+        self._stopped_at: float | None = None
+
+    def now(self) -> float:
+        """Seconds, for differences only."""
+        if self._stopped_at is not None:
+            return self._stopped_at
+        return time.monotonic() - self._skipped
+
+    def stop(self) -> None:
+        """Stand still, until :meth:`go`."""
+        if self._stopped_at is None:
+            self._stopped_at = self.now()
+
+    def go(self) -> None:
+        """Go on from where :meth:`stop` stopped."""
+        if self._stopped_at is not None:
+            self._skipped = time.monotonic() - self._stopped_at
+            self._stopped_at = None
+
+
+@dataclass(eq=False)
+class Owner:
+    """The test, fixture or session that answers for the connections taken while it runs."""
+
+    kind: str  #: "test", "fixture" or "session"
+    name: str
+    nodeid: str = ""  #: the test; for a fixture the test that asked for it first; empty for the session
+    scope: str = ""  #: a fixture's scope
+    defined_at: str = ""  #: a fixture's file and line
+    phase: str = "setup"  #: what of it is running: "setup", "body" or "teardown"
+    finished: bool = False
+    threads: frozenset[threading.Thread] = frozenset()  #: while a test runs: those that ran before it began
+    code: CodeType | None = None  #: a fixture's function
+    value: Callable[[], object] = lambda: None  #: what a fixture returned
+    out: dict[int, Checkout] = field(default_factory=dict)
+    peak: int = 0  #: most connections out at once
+
+
+class Pool:
+    """What is remembered of one pool; never the pool itself."""
+
+    __slots__ = ("__weakref__", "driver", "label", "made", "made_known", "owner", "ref")
+
+    def __init__(self, pool: object, driver: Any, label: str, made: Origin, owner: Owner, *, made_known: bool) -> None:
+        self.ref = weakref.ref(pool)
+        self.driver = driver
+        self.label = label  #: class and size: ``ThreadedConnectionPool(1..10)``
+        self.made = made
+        self.made_known = made_known  #: else ``made`` is where it was first used
+        self.owner = owner
+
+    def is_open(self) -> bool:
+        """Whether the pool still exists and can hand out connections."""
+        pool = self.ref()
+        return pool is not None and bool(self.driver.is_open(pool))
+
+
+class Opening:
+    """One connection to a server, opened by this process: where, by whom, and the backend behind it."""
+
+    __slots__ = ("__weakref__", "at", "backend_pid", "driver", "opened", "owner", "pool", "ref", "server")
+
+    def __init__(self, connection: object, driver: Any, opened: Origin, owner: Owner) -> None:
+        self.ref = weakref.ref(connection)
+        self.driver = driver
+        self.opened = opened
+        self.owner = owner
+        self.pool: Pool | None = None
+        self.backend_pid: int | None = None
+        self.server: Any = None  #: which server, as the driver names it; None where there is no real one
+        self.at = time.monotonic()
+
+    def is_closed(self) -> bool:
+        """Whether this end of the connection is closed, or gone."""
+        connection = self.ref()
+        return connection is None or bool(self.driver.state(connection).closed)
+
+
+class Checkout:
+    """A connection taken from a pool and not yet returned."""
+
+    __slots__ = (
+        "carried",
+        "cause",
+        "closed_while_running",
+        "closed_with_pool",
+        "connection",
+        "held",
+        "key",
+        "key_of_holder",
+        "origin",
+        "owner",
+        "phase",
+        "pool",
+        "since",
+        "taken_by",
+        "thread",
+    )
+
+    def __init__(
+        self, pool: Pool, connection: object, origin: Origin, owner: Owner, since: float, thread: Any
+    ) -> None:
+        self.pool = pool
+        self.connection = weakref.ref(connection)
+        self.key = id(connection)  #: where the books have it
+        self.origin = origin
+        self.owner = owner  #: who answers for it; changes when it is carried over
+        self.taken_by = owner
+        self.phase = owner.phase
+        self.since = since
+        self.thread = thread  #: the holder; None for the main thread, a bare ident for a foreign thread
+        self.held: float | None = None  #: seconds, once returned
+        self.key_of_holder = False  #: taken under the holder's own process or thread id as key
+        self.cause: tuple[str, str] | None = None  #: a failed return: what happened, detail
+        self.closed_with_pool: Origin | None = None  #: where its pool was closed while it was out
+        self.closed_while_running = False  #: by the code that took it, not by a teardown after it
+        self.carried = ""  #: why it was carried over to a longer-lived owner
+
+
+class Ledger:
+    """Every watched pool, connection and checkout of one run."""
+
+    def __init__(self, clock: Clock, session: Owner, stops: frozenset[int] = frozenset()) -> None:
+        self.clock = clock
+        self.session = session
+        self.present = session  #: the owner of whatever is taken now
+        self.stops = stops
+        self.hold: float | None = None  #: seconds one connection may be out before it is noted as overdue
+        self.overdue: list[Checkout] = []
+        self.pools_seen = 0
+        self.taken = 0
+        self._out: dict[int, Checkout] = {}
+        self._pools: dict[int, Pool] = {}
+        self._openings: dict[int, Opening] = {}
+        self.main_thread = threading.main_thread().ident or 0
+        self._threads: dict[int, Any] = getattr(threading, "_active", {})
+        self._lost = 0
+
+    # pools and connections
+
+    def pool(self, pool: object) -> Pool | None:
+        """The record of a pool, None for one that was not seen before."""
+        record = self._pools.get(id(pool))
+        return record if record is not None and record.ref() is pool else None
+
+    def add_pool(self, pool: object, driver: Any, label: str, made: Origin, *, made_known: bool) -> Pool:
+        """Remember a pool; ``made`` is where it was made, or else first used."""
+        record = self._pools[id(pool)] = Pool(pool, driver, label, made, self.present, made_known=made_known)
+        self.pools_seen += 1
+        return record
+
+    def pools(self) -> list[Pool]:
+        """Every pool seen that is still alive, in the order in which they were made."""
+        return [record for record in list(self._pools.values()) if record.ref() is not None]
+
+    def opened(self, connection: object, driver: Any) -> Opening:
+        """Remember a connection that was just opened, by the caller's caller."""
+        opening = Opening(connection, driver, capture(self.stops, 2), self.present)
+        self._openings[id(connection)] = opening
+        return opening
+
+    def opening(self, connection: object) -> Opening | None:
+        """How a connection was opened, None if it was not seen."""
+        opening = self._openings.get(id(connection))
+        return opening if opening is not None and opening.ref() is connection else None
+
+    def openings(self) -> list[Opening]:
+        """The connections that still exist in this process, open or closed."""
+        return [opening for opening in list(self._openings.values()) if opening.ref() is not None]
+
+    # checkouts
+
+    def check_out(self, pool: Pool, connection: object) -> Checkout | None:
+        """Note that the caller's caller took a connection; None if it is out already (same pool, same key)."""
+        key = id(connection)
+        known = self._out.get(key)
+        if known is not None:
+            if known.connection() is connection:
+                return None
+            # A recycled id(): the older connection was collected while out, and still is out.
+            self._rekey(known)
+        owner = self.present
+        ident = threading.get_ident()
+        thread = None if ident == self.main_thread else self._threads.get(ident, ident)
+        origin = capture(self.stops, 2)
+        checkout = Checkout(pool, connection, origin, owner, self.clock.now(), thread)
+        self._out[key] = owner.out[key] = checkout
+        out = len(owner.out)
+        if out > owner.peak:
+            owner.peak = out
+        self.taken += 1
+        return checkout
+
+    def check_in(self, checkout: Checkout) -> None:
+        """Note that a connection was returned."""
+        self._out.pop(checkout.key, None)
+        checkout.owner.out.pop(checkout.key, None)
+        checkout.held = self.clock.now() - checkout.since
+        if self.hold is not None and checkout.held > self.hold:
+            self.overdue.append(checkout)
+
+    def pool_closes(self, record: Pool) -> None:
+        """Note that the caller's caller closes a pool, for the connections of it that are out."""
+        for checkout in self.outstanding():
+            if checkout.pool is record:
+                checkout.closed_with_pool = capture(self.stops, 2)
+                present = self.present
+                checkout.closed_while_running = present is checkout.taken_by and present.phase == checkout.phase
+
+    def put_back(self, checkout: Checkout) -> None:
+        """Undo a :meth:`check_in`: the pool did not take the connection back after all."""
+        checkout.held = None
+        self._out[checkout.key] = checkout.owner.out[checkout.key] = checkout
+        if checkout in self.overdue:
+            self.overdue.remove(checkout)
+
+    def held_by(self, connection: object) -> Checkout | None:
+        """The checkout of a connection that is out."""
+        checkout = self._out.get(id(connection))
+        return checkout if checkout is not None and checkout.connection() is connection else None
+
+    def outstanding(self, owner: Owner | None = None) -> list[Checkout]:
+        """The checkouts that an owner (default: any) answers for, oldest first."""
+        return list((self._out if owner is None else owner.out).values())
+
+    def carry(self, checkout: Checkout, owner: Owner, reason: str) -> None:
+        """Let a longer-lived owner answer for a checkout."""
+        if checkout.owner.out.pop(checkout.key, None) is not None:
+            owner.out[checkout.key] = checkout
+        checkout.owner = owner
+        checkout.carried = reason
+
+    def settle(self, checkout: Checkout) -> None:
+        """A leak was reported: nobody answers for it any longer."""
+        self._out.pop(checkout.key, None)
+        checkout.owner.out.pop(checkout.key, None)
+
+    def _rekey(self, checkout: Checkout) -> None:
+        self._lost -= 1
+        self._out[self._lost] = self._out.pop(checkout.key)
+        if checkout.owner.out.pop(checkout.key, None) is not None:
+            checkout.owner.out[self._lost] = checkout
+        checkout.key = self._lost

@@ -1,0 +1,93 @@
+"""``@pytest.mark.pool(...)``: what a test allows its pools, and which leaks it expects."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pytest
+
+from pytest_poolguard.drivers import Limits
+
+__all__ = ["MARKER_HELP", "Expectations", "expectations", "marker_errors"]
+
+MARKER_HELP = (
+    "pool(max=None, timeout=None, hold=None, leaks=None, reason=None): limits for the connection pools during "
+    "the test. max: connections that each pool hands out at once; timeout: seconds that taking one may block; "
+    "hold: seconds that one may be out; leaks: how many connections the test is expected to leak, or 'any', "
+    "with a reason. (pytest-poolguard)"
+)
+
+
+@dataclass(frozen=True)
+class Expectations:
+    """The marker's arguments that hold for one test."""
+
+    max: int | None = None
+    timeout: float | None = None  #: seconds
+    hold: float | None = None  #: seconds
+    leaks: int | Literal["any"] | None = None
+    reason: str = ""
+
+    @property
+    def limits(self) -> Limits:
+        """What the drivers have to know."""
+        return Limits(self.max, self.timeout)
+
+
+def expectations(item: pytest.Item) -> Expectations:
+    """The arguments for a test, each from the nearest marker that gives it: function, class, module."""
+    arguments: dict[str, Any] = {}
+    for mark in item.iter_markers("pool"):
+        given = dict(mark.kwargs)
+        if "leaks" in arguments:  # the reason goes with its number
+            given.pop("reason", None)
+        for name, value in given.items():
+            arguments.setdefault(name, value)
+    return Expectations(**arguments)
+
+
+def marker_errors(item: pytest.Item) -> list[str]:
+    """What is wrong with the pool markers of a test, in words that name the test and the argument."""
+    return [
+        f"@pytest.mark.pool on {item.nodeid}: {error}"
+        for mark in item.iter_markers("pool")
+        for error in _errors(mark)
+    ]
+
+
+def _errors(mark: pytest.Mark) -> Iterator[str]:
+    names = list(Expectations.__dataclass_fields__)
+    if mark.args:
+        yield f"takes keyword arguments only ({', '.join(names)}), got {mark.args[0]!r}"
+    for name, value in mark.kwargs.items():
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
+            yield f"unknown argument {name!r} " + (
+                f"(did you mean {near[0]!r}?)" if near else f"(there are {', '.join(names)})"
+            )
+        elif value is None:
+            yield f"{name} is None: leave it out"
+        elif name in ("timeout", "hold") and not _is_seconds(value):
+            yield f"{name} is a number of seconds greater than 0, not {value!r}"
+        elif name == "max" and not _is_count(value):
+            yield f"max is a number of connections, 1 or more, not {value!r}"
+        elif name == "leaks" and value != "any" and not _is_count(value):
+            yield f"leaks is a number of connections, 1 or more, or 'any', not {value!r}"
+        elif name == "reason" and not (isinstance(value, str) and value.strip()):
+            yield f"reason is a text, not {value!r}"
+    if "leaks" in mark.kwargs and "reason" not in mark.kwargs:
+        yield "leaks needs a reason: reason='…'"
+    if "reason" in mark.kwargs and "leaks" not in mark.kwargs:
+        yield "reason goes with leaks, which is not given"
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_seconds(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf

@@ -1,0 +1,155 @@
+"""Where a connection was taken: capture a stack in about a microsecond, work out lines and text later.
+
+A stored frame would keep every local of the code under test alive, the connection too, and so be a leak
+of its own: an origin holds code objects and bytecode offsets only.
+"""
+
+from __future__ import annotations
+
+import linecache
+import os
+import sys
+import sysconfig
+from dataclasses import dataclass
+from types import CodeType
+
+__all__ = ["Origin", "Place", "SourceTree", "capture", "line_of", "printable"]
+
+#: Frames kept of one origin, innermost first; a deeper recursion loses its outer end.
+DEPTH = 200
+#: Characters kept of one source line.
+TEXT_WIDTH = 100
+
+
+class Origin(list["CodeType | int"]):
+    """A captured stack, innermost frame first: code object, offset, code object, offset, …"""
+
+    __slots__ = ()
+
+    def frames(self) -> list[tuple[CodeType, int]]:
+        """The frames as (code object, bytecode offset), innermost first."""
+        return list(zip(self[::2], self[1::2], strict=True))  # type: ignore[arg-type]
+
+
+def capture(stops: frozenset[int], skip: int) -> Origin:
+    """Note the present stack, leaving out its ``skip`` innermost frames, up to one that runs code of ``stops``.
+
+    ``stops`` holds ``id()``s of code objects: hashing a code object takes longer than the rest of the loop.
+    """
+    origin = Origin()
+    try:
+        frame = sys._getframe(skip + 1)  # noqa: SLF001 - the only way to walk a stack without building it
+    except ValueError:  # called straight from C, as the whole of a thread: there is nothing above
+        return origin
+    add = origin.append
+    left = DEPTH
+    while left:
+        code = frame.f_code
+        if id(code) in stops:
+            break
+        add(code)
+        add(frame.f_lasti)
+        frame = frame.f_back  # type: ignore[assignment]
+        if frame is None:
+            break
+        left -= 1
+    return origin
+
+
+def line_of(code: CodeType, offset: int) -> int:
+    """The source line of a bytecode offset; the function's first line where the table has none."""
+    for start, end, line in code.co_lines():
+        if start <= offset < end and line is not None:
+            return line
+    return code.co_firstlineno
+
+
+def printable(text: str) -> str:
+    """The text on one line, with every control character escaped, so that it can't drive a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+@dataclass(frozen=True)
+class Place:
+    """One line of source: ``file`` is relative to the root directory where it lies below it."""
+
+    file: str
+    line: int
+    function: str
+    text: str
+    #: Whether this is code of the project under test, not of a library or the interpreter.
+    own: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+    @property
+    def site(self) -> str:
+        """The place as a person calls it: ``shop/users.py:8 in get_user``."""
+        return f"{self} in {self.function}"
+
+
+class SourceTree:
+    """Tells the project's own code from the libraries', and names files relative to its root directory."""
+
+    def __init__(self, root: str, folded: tuple[str, ...] = ()) -> None:
+        self.root = os.path.realpath(root)
+        self._known: dict[str, bool] = {}
+        paths = sysconfig.get_paths()
+        self._folded = tuple(
+            os.path.realpath(path) + os.sep for path in (paths["stdlib"], paths["platstdlib"], *folded)
+        )
+
+    def is_own(self, filename: str) -> bool:
+        """Whether a source file belongs to the project under test.
+
+        Installed packages don't, except one whose source lies in the root directory: a project that is
+        tested as it was installed (as tox does) runs from site-packages.
+        """
+        known = self._known.get(filename)
+        if known is None:
+            known = self._known[filename] = self._look_up(filename)
+        return known
+
+    def _look_up(self, filename: str) -> bool:
+        if filename.startswith("<"):
+            return filename.startswith("<doctest")
+        parts = os.path.realpath(filename).split(os.sep)
+        for name in ("site-packages", "dist-packages"):
+            if name in parts:
+                package = parts[parts.index(name) + 1]
+                return any(os.path.exists(os.path.join(self.root, at, package)) for at in ("", "src", "lib"))
+        return not os.path.realpath(filename).startswith(self._folded)
+
+    def relative(self, filename: str) -> str:
+        """The file's name relative to the root directory, with forward slashes; else as it is."""
+        if filename.startswith("<"):
+            return filename
+        path = os.path.realpath(filename)
+        if path.startswith(self.root + os.sep):
+            path = path[len(self.root) + 1 :]
+        return printable(path.replace(os.sep, "/"))
+
+    def place(self, code: CodeType, offset: int) -> Place:
+        """The place of one frame."""
+        line = line_of(code, offset)
+        return self.place_at(code.co_filename, line, code.co_name)
+
+    def place_at(self, filename: str, line: int, function: str) -> Place:
+        """The place of a line in a file, with its source text where it can be read."""
+        text = printable(linecache.getline(filename, line).strip())
+        if len(text) > TEXT_WIDTH:
+            text = text[: TEXT_WIDTH - 1] + "…"
+        return Place(self.relative(filename), line, printable(function), text, self.is_own(filename))
+
+    def stack(self, origin: Origin) -> list[Place]:
+        """The places of an origin, outermost first, as a person reads a traceback."""
+        return [self.place(code, offset) for code, offset in reversed(origin.frames())]
+
+    def site(self, origin: Origin) -> Place | None:
+        """The innermost place in the project's own code; failing that, the innermost of all."""
+        frames = origin.frames()
+        for code, offset in frames:
+            if self.is_own(code.co_filename):
+                return self.place(code, offset)
+        return self.place(*frames[0]) if frames else None

@@ -1,0 +1,179 @@
+"""Which test, fixture or session is running now, and the end of each.
+
+A fixture's end is known from two finalizers: one added before its function runs, and so called after all of
+its own; one added after, and so called first, when its teardown begins. ``pytest_fixture_post_finalizer`` fires
+extra times, with the wrong param, before pytest 9.2.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import CodeType, FrameType
+from typing import Any
+
+import pytest
+from _pytest import fixtures, python, runner, unittest
+
+from pytest_poolguard.ledger import Ledger, Owner
+
+__all__ = ["SCOPES", "Owners", "boundaries"]
+
+#: pytest's scopes, the widest first.
+SCOPES = ("session", "package", "module", "class", "function")
+
+#: pytest's own names for what xunit-style set-up functions become.
+XUNIT_FIXTURE = re.compile(r"_?(?:xunit|unittest)_(setup_\w+?|setUpClass|setUpModule)_fixture_")
+
+
+def boundaries() -> frozenset[int]:
+    """The ``id()``s of the code objects of pytest that run a test's or a fixture's function."""
+    functions = [
+        getattr(holder, name, None)
+        for holder, name in (
+            (runner, "pytest_runtest_setup"),
+            (runner, "pytest_runtest_call"),
+            (runner, "pytest_runtest_teardown"),
+            (fixtures, "pytest_fixture_setup"),
+            (fixtures, "call_fixture_func"),
+            (fixtures, "_teardown_yield_fixture"),
+            (fixtures.FixtureDef, "finish"),
+            (python, "pytest_pyfunc_call"),
+            (unittest.TestCaseFunction, "runtest"),
+        )
+    ]
+    codes = [getattr(inspect.unwrap(f), "__code__", None) for f in functions if f is not None]
+    return frozenset(id(code) for code in codes if code is not None)
+
+
+class Owners:
+    """Follows the run, and keeps the ledger's present owner right."""
+
+    def __init__(self, ledger: Ledger, on_end: Callable[[Owner], None]) -> None:
+        self.ledger = ledger
+        self.test: Owner | None = None
+        self.item: pytest.Item | None = None
+        self.fixtures: list[Owner] = []  #: those alive, in the order in which they were set up
+        self._interrupted: dict[Owner, Owner] = {}  #: who was present when a fixture's teardown began
+        self._on_end = on_end
+
+    # tests
+
+    def begin_test(self, item: pytest.Item) -> Owner:
+        """A test's set-up begins."""
+        self.item = item
+        self.test = Owner("test", item.name, item.nodeid, threads=frozenset(threading.enumerate()))
+        self.ledger.present = self.test
+        return self.test
+
+    def enter(self, phase: str) -> None:
+        """A test goes on to its "body" or "teardown"."""
+        if self.test is not None:
+            self.test.phase = phase
+            self.ledger.present = self.test
+
+    def end_test(self) -> None:
+        """A test's teardown is over, that of its fixtures included."""
+        test, self.test = self.test, None
+        self.ledger.present = self.ledger.session
+        if test is not None:
+            test.finished = True
+            self._on_end(test)
+            test.threads = frozenset()
+
+    def abandon_test(self) -> None:
+        """No test runs any more; one that did not come to its teardown is not judged."""
+        self.test = self.item = None
+        self.ledger.present = self.ledger.session
+
+    # fixtures
+
+    @contextmanager
+    def fixture_setup(
+        self, fixturedef: fixtures.FixtureDef[Any], request: pytest.FixtureRequest
+    ) -> Iterator[None]:
+        """A fixture's function runs up to its ``yield`` or ``return``."""
+        before = self.ledger.present
+        owner = self.begin_fixture(fixturedef, request)
+        try:
+            yield
+        finally:
+            self.ledger.present = before
+            fixturedef.addfinalizer(partial(self._begin_teardown, owner))
+
+    def begin_fixture(self, fixturedef: fixtures.FixtureDef[Any], request: pytest.FixtureRequest) -> Owner:
+        """A fixture's set-up begins; its end is taken care of."""
+        owner = self._fixture(fixturedef, request)
+        fixturedef.addfinalizer(partial(self._end_fixture, owner))
+        self.fixtures.append(owner)
+        self.ledger.present = owner
+        return owner
+
+    def _begin_teardown(self, owner: Owner) -> None:
+        self._interrupted[owner] = self.ledger.present
+        owner.phase = "teardown"
+        self.ledger.present = owner
+
+    def _end_fixture(self, owner: Owner) -> None:
+        self.ledger.present = self._interrupted.pop(owner, self.test or self.ledger.session)
+        owner.finished = True
+        self.fixtures.remove(owner)
+        self._on_end(owner)
+
+    def _fixture(self, fixturedef: fixtures.FixtureDef[Any], request: pytest.FixtureRequest) -> Owner:
+        xunit = XUNIT_FIXTURE.match(fixturedef.argname)
+        code = getattr(inspect.unwrap(fixturedef.func), "__code__", None)
+
+        def value() -> object:
+            if xunit:  # what such a function makes, it keeps on the class or module
+                return getattr(getattr(request.node, "obj", None), "__dict__", None)
+            result = fixturedef.cached_result
+            return result[0] if result is not None else None
+
+        return Owner(
+            "fixture",
+            xunit[1] if xunit else fixturedef.argname,
+            nodeid=self.test.nodeid if self.test is not None else "",
+            scope=fixturedef.scope,
+            defined_at=f"{code.co_filename}:{code.co_firstlineno}" if code is not None and not xunit else "",
+            code=code,
+            value=value,
+        )
+
+    def wider_than(self, owner: Owner) -> list[Owner]:
+        """The living fixtures that outlive an owner that has just ended."""
+        width = SCOPES.index(owner.scope) if owner.kind == "fixture" else len(SCOPES)
+        return [one for one in self.fixtures if SCOPES.index(one.scope) < min(width, len(SCOPES) - 1)]
+
+    # a library that is imported in the middle of the run
+
+    def adopt(self) -> None:
+        """Take up what pytest is running now: the watch begins with the first library that is imported.
+
+        The hooks' arguments stand in the frames of pytest's own implementations, under their specified names.
+        """
+        frame: FrameType | None = sys._current_frames().get(self.ledger.main_thread)  # noqa: SLF001
+        running: list[FrameType] = []
+        while frame is not None:
+            running.append(frame)
+            frame = frame.f_back
+        phases = {
+            _code(runner.pytest_runtest_setup): "setup",
+            _code(runner.pytest_runtest_call): "body",
+            _code(runner.pytest_runtest_teardown): "teardown",
+        }
+        for frame in reversed(running):
+            if frame.f_code in phases:
+                self.begin_test(frame.f_locals["item"])
+                self.enter(phases[frame.f_code])
+            elif frame.f_code is _code(fixtures.pytest_fixture_setup):
+                self.begin_fixture(frame.f_locals["fixturedef"], frame.f_locals["request"])
+
+
+def _code(function: Any) -> CodeType:
+    return inspect.unwrap(function).__code__  # type: ignore[no-any-return]

@@ -1,0 +1,1 @@
+"""How findings are told: text for a terminal, JSON for programs."""

@@ -1,0 +1,142 @@
+"""Every option once: its name, type, default and help, as command line flag, ini key and environment variable."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+__all__ = ["OPTIONS", "Option", "Settings", "add_options", "read_settings"]
+
+MODES = ("fail", "warn", "off")
+SERVER = ("session", "off")
+
+
+def _one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"{text!r} is not one of {', '.join(choices)}")
+        return text
+
+    return parse
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise ValueError(f"{text!r} is not a number of seconds, 0 or more")
+    return seconds
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option: ``name`` is the ini key, and with dashes the flag."""
+
+    name: str
+    parse: Callable[[str], Any]
+    default: Any
+    help: str
+    metavar: str
+    env: str = ""
+
+    @property
+    def flag(self) -> str:
+        """The command line flag."""
+        return "--" + self.name.replace("_", "-")
+
+
+OPTIONS = (
+    Option(
+        "poolguard",
+        _one_of(MODES),
+        "fail",
+        "fail: a test that leaks a connection fails (default); warn: leaks are reported, nothing fails and "
+        "nothing is reclaimed; off: nothing is watched",
+        "{" + ",".join(MODES) + "}",
+    ),
+    Option(
+        "poolguard_grace",
+        _seconds,
+        1.0,
+        "seconds to wait for a connection that another thread could still return (default 1.0)",
+        "SECONDS",
+    ),
+    Option(
+        "poolguard_server",
+        _one_of(SERVER),
+        "session",
+        "session: pg_stat_activity is compared before and after the session (default); off: it is not read",
+        "{" + ",".join(SERVER) + "}",
+    ),
+    Option(
+        "poolguard_dsn",
+        str,
+        "",
+        "the server to compare (default: the servers that the watched connections went to)",
+        "DSN",
+        env="POOLGUARD_DSN",
+    ),
+    Option(
+        "poolguard_json",
+        str,
+        "",
+        "write the findings to this file, as JSON",
+        "FILE",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options in force."""
+
+    mode: str
+    grace: float
+    server: str
+    dsn: str
+    json: str
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Declare every option, as flag and as ini key."""
+    group = parser.getgroup("poolguard", "connection leaks (pytest-poolguard)")
+    for option in OPTIONS:
+        group.addoption(option.flag, dest=option.name, default=None, metavar=option.metavar, help=option.help)
+        parser.addini(option.name, option.help, default=None)
+
+
+def read_settings(config: pytest.Config, flags: Any) -> Settings:
+    """The options in force: the flag, else the ini key, else the environment, else the default.
+
+    ``flags`` is the namespace of parsed flags: before the first conftest is loaded, it is not in the config
+    yet. Raises :class:`pytest.UsageError` where a value is not allowed.
+    """
+    values = {option.name: _value(option, config, flags) for option in OPTIONS}
+    return Settings(
+        mode=values["poolguard"],
+        grace=values["poolguard_grace"],
+        server=values["poolguard_server"],
+        dsn=values["poolguard_dsn"],
+        json=values["poolguard_json"],
+    )
+
+
+def _value(option: Option, config: pytest.Config, flags: Any) -> Any:
+    sources = (
+        (option.flag, getattr(flags, option.name, None)),
+        (f"ini key {option.name}", config.getini(option.name)),
+        (f"environment variable {option.env}", os.environ.get(option.env) if option.env else None),
+    )
+    for source, text in sources:
+        if text:
+            try:
+                return option.parse(str(text))
+            except ValueError as error:
+                raise pytest.UsageError(f"poolguard: {source}: {error}") from None
+    return option.default

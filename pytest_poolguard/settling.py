@@ -1,0 +1,74 @@
+"""Bring the findings of a test into its reports."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_poolguard.failure import fail
+from pytest_poolguard.findings import FAILED
+from pytest_poolguard.guard import Guard
+from pytest_poolguard.reports.text import blocks
+from pytest_poolguard.verdict import Verdict, decide
+
+__all__ = ["Settling"]
+
+#: A section whose name contains "teardown" is printed under the failure of a test that failed before it.
+SECTION = "poolguard: found at teardown"
+
+
+class Settling:
+    """Follows one test's reports: set-up, call, teardown."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        self._status = "passed"
+        self._failed_in = ""
+
+    def made(self, item: pytest.Item, report: pytest.TestReport) -> pytest.TestReport:
+        """A report was made: it, or what stands in for it."""
+        deferral = self._guard.deferral
+        if report.when == "setup":
+            self._status, self._failed_in = report.outcome, "setup" if report.failed else ""
+        elif report.when == "call":
+            # An xpassed test is "passed", too, but keeps its status like an xfailed one.
+            self._status = "xpassed" if report.passed and hasattr(report, "wasxfail") else report.outcome
+            self._failed_in = "call" if report.failed else ""
+            if self._status == "passed" and self._guard.may_still_fail():
+                return deferral.hold(report)
+        elif report.when == "teardown":
+            self._settle(item, report)
+        return report
+
+    def finish(self, item: pytest.Item) -> None:
+        """The test's protocol is over, perhaps without its teardown: ``pytest.exit()``, Ctrl-C."""
+        if self._guard.deferral.report is not None:
+            self._settle(item, None)
+        self._guard.abandon_test()
+
+    def _settle(self, item: pytest.Item, teardown: pytest.TestReport | None) -> None:
+        guard = self._guard
+        held = guard.deferral.report
+        bearer = held or teardown
+        verdict = decide(
+            guard.take_findings(),
+            guard.expected,
+            mode=guard.settings.mode,
+            may_fail=self._status in ("passed", "failed"),
+        )
+        if bearer is not None and (verdict.findings or verdict.fails):
+            told = self._tell(item, bearer, verdict, item.config.get_verbosity())
+            guard.tally.carry(bearer, verdict.findings, told=told)
+        guard.deferral.release(item)
+
+    def _tell(self, item: pytest.Item, bearer: pytest.TestReport, verdict: Verdict, verbosity: int) -> bool:
+        """Put a verdict into words where they belong; whether pytest will print them."""
+        text = blocks((f for f in verdict.findings if f.verdict == FAILED), verbosity)
+        if verdict.unmet:
+            text = "\n\n".join(part for part in (verdict.unmet, blocks(verdict.findings, verbosity)) if part)
+        if verdict.fails and self._status == "passed" and bearer.passed:
+            fail(item, bearer, text, verdict.headline)
+            return True
+        if bearer.failed or self._failed_in == "call":
+            bearer.sections.append((SECTION, text))
+            return True
+        return False

@@ -1,0 +1,83 @@
+"""What a run has found so far, on this process or, under xdist, on all workers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from pytest_poolguard.findings import FAILED, Finding
+from pytest_poolguard.origin import Place
+
+__all__ = ["Tally"]
+
+#: The attribute of a report, and the key of xdist's workeroutput, under which findings travel.
+ATTRIBUTE = "poolguard"
+
+
+@dataclass
+class Tally:
+    """The findings of tests, those that no test's report carries, and what else the summary says."""
+
+    findings: list[Finding] = field(default_factory=list)  #: all of them
+    untold: list[Finding] = field(default_factory=list)  #: those whose text no failure shows
+    outside: list[Finding] = field(default_factory=list)  #: those that no test's report carries
+    pools: int = 0
+    taken: int = 0
+    patched: list[str] = field(default_factory=list)  #: libraries that were imported, with their versions
+    open_pools: list[tuple[Place | None, int]] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+    def carry(self, report: pytest.TestReport, findings: list[Finding], *, told: bool) -> None:
+        """Let a report carry findings: plain data only, anything else would end an xdist worker."""
+        setattr(report, ATTRIBUTE, {"told": told, "findings": [finding.to_dict() for finding in findings]})
+
+    def add_report(self, report: Any) -> None:
+        """Take the findings that a logged report carries."""
+        carried = getattr(report, ATTRIBUTE, None)
+        if carried:
+            findings = [Finding.from_dict(plain) for plain in carried["findings"]]
+            self.findings += findings
+            if not carried["told"]:
+                self.untold += findings
+
+    def add_outside(self, findings: list[Finding]) -> None:
+        """Take findings that no test's report carries."""
+        self.findings += findings
+        self.untold += findings
+        self.outside += findings
+
+    @property
+    def fails_the_run(self) -> bool:
+        """Whether something fails the run that no failed test stands for."""
+        return any(finding.verdict == FAILED for finding in self.outside)
+
+    def to_worker_output(self) -> dict[str, Any]:
+        """What the controller does not get by reports, as plain data."""
+        return {
+            "outside": [finding.to_dict() for finding in self.outside],
+            "pools": self.pools,
+            "taken": self.taken,
+            "patched": self.patched,
+            "open_pools": [
+                [place and [place.file, place.line, place.function, place.text, place.own], count]
+                for place, count in self.open_pools
+            ],
+            "notices": self.notices,
+            "faults": self.faults,
+        }
+
+    def add_worker(self, name: str, plain: dict[str, Any] | None) -> None:
+        """Add what another process found; None if it could not say so any more."""
+        if plain is None:
+            self.notices.append(f"worker {name} ended without a word: what it left checked out is not judged")
+            return
+        self.add_outside([Finding.from_dict(finding) for finding in plain["outside"]])
+        self.pools += plain["pools"]
+        self.taken += plain["taken"]
+        self.open_pools += [(place and Place(*place), count) for place, count in plain["open_pools"]]
+        for name in ("patched", "notices", "faults"):
+            mine = getattr(self, name)
+            mine += [text for text in plain[name] if text not in mine]

@@ -1,0 +1,50 @@
+"""What the findings of a test do to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from pytest_poolguard.findings import CHECKED_OUT, EXPECTED, FAILED, WARNED, Finding, connections, headline
+from pytest_poolguard.marker import Expectations
+
+__all__ = ["Verdict", "decide"]
+
+
+@dataclass
+class Verdict:
+    """The findings of one test, each with its verdict, and whether they fail the test."""
+
+    findings: list[Finding] = field(default_factory=list)
+    fails: bool = False
+    unmet: str = ""  #: how a strict expectation was missed
+
+    @property
+    def headline(self) -> str:
+        """The line for pytest's short summary."""
+        counted = [finding for finding in self.findings if finding.verdict == FAILED]
+        if self.unmet:
+            return f"poolguard: {self.unmet}"
+        return headline(counted)
+
+
+def decide(findings: Iterable[Finding], expected: Expectations, *, mode: str, may_fail: bool) -> Verdict:
+    """Give each finding of a test its verdict.
+
+    ``may_fail`` is False for a test whose status stays as it is: skipped, xfailed, xpassed.
+    """
+    verdict = Verdict(list(findings))
+    own = [f for f in verdict.findings if f.kind == CHECKED_OUT and f.owner_scope in ("", "function")]
+    for finding in verdict.findings:
+        finding.verdict = FAILED if mode == "fail" and may_fail else WARNED
+    if expected.leaks == "any" or expected.leaks == len(own):
+        for finding in own:
+            finding.verdict = EXPECTED
+    elif expected.leaks is not None:
+        verdict.unmet = (
+            f"{connections(expected.leaks)} expected to leak ({expected.reason}), but "
+            f"{'none' if not own else len(own)} did"
+        )
+    failed = any(finding.verdict == FAILED for finding in verdict.findings)
+    verdict.fails = failed or (bool(verdict.unmet) and mode == "fail" and may_fail)
+    return verdict
