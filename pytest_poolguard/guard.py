@@ -129,6 +129,9 @@ class Guard:
         self.owners.begin_test(item)
         self.expected = expectations(item)
         self.watch.limits = self.expected.limits
+        if self.watch.limits != Limits():
+            for pool in self.ledger.pools():
+                pool.driver.limit([pool.ref()])
         self.ledger.hold = self.expected.hold
         self.ledger.overdue = []
 

@@ -52,6 +52,8 @@ class Hints:
             )
         if code is None:
             return f"call {give}() in a finally block"
+        if name.startswith("<"):  # a module's own code, a lambda, a comprehension
+            name = "this code"
         return self._unreached(name, code) or f"{name} never called {give}() for it; put it in a finally block"
 
     def _unreached(self, name: str, code: CodeType) -> str:

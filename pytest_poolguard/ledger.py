@@ -206,10 +206,8 @@ class Ledger:
             # A recycled id(): the older connection was collected while out, and still is out.
             self._rekey(known)
         owner = self.present
-        ident = threading.get_ident()
-        thread = None if ident == self.main_thread else self._threads.get(ident, ident)
         origin = capture(self.stops, 2)
-        checkout = Checkout(pool, connection, origin, owner, self.clock.now(), thread)
+        checkout = Checkout(pool, connection, origin, owner, self.clock.now(), self.this_thread())
         self._out[key] = owner.out[key] = checkout
         out = len(owner.out)
         if out > owner.peak:
@@ -239,6 +237,12 @@ class Ledger:
         self._out[checkout.key] = checkout.owner.out[checkout.key] = checkout
         if checkout in self.overdue:
             self.overdue.remove(checkout)
+
+    def this_thread(self) -> Any:
+        """The running thread as a holder: None for the main one, its bare ident where threading has no Thread."""
+        ident = threading.get_ident()
+        # Not threading.current_thread(): that makes, and keeps, a dummy for a foreign thread.
+        return None if ident == self.main_thread else self._threads.get(ident, ident)
 
     def held_by(self, connection: object) -> Checkout | None:
         """The checkout of a connection that is out."""

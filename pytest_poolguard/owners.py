@@ -105,6 +105,8 @@ class Owners:
         finally:
             self.ledger.present = before
             fixturedef.addfinalizer(partial(self._begin_teardown, owner))
+            if self.test is not None and owner.scope != "function":  # a worker that it started outlives the test
+                self.test.threads = frozenset(threading.enumerate())
 
     def begin_fixture(self, fixturedef: fixtures.FixtureDef[Any], request: pytest.FixtureRequest) -> Owner:
         """A fixture's set-up begins; its end is taken care of."""

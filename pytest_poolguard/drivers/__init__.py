@@ -6,7 +6,7 @@ It knows no test framework. Nothing here imports a library: see ``imports``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Protocol
@@ -62,6 +62,9 @@ class Driver(Protocol):
 
     def version(self) -> str:
         """The installed version, "unknown" where it can't be told."""
+
+    def limit(self, pools: Iterable[Any]) -> None:
+        """The limits of the present test have changed: see that they hold for these pools."""
 
     def state(self, connection: Any) -> State:
         """Look at a connection; never raises, never talks to the server."""

@@ -11,11 +11,12 @@ import functools
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
-from pytest_poolguard.drivers import State, Unsupported, Watch
+from pytest_poolguard.drivers import Limits, State, Unsupported, Watch
+from pytest_poolguard.drivers.blocking import bound
 from pytest_poolguard.drivers.patching import Patches, class_tree
 from pytest_poolguard.ledger import Checkout, Pool
 from pytest_poolguard.origin import capture, printable
@@ -36,6 +37,7 @@ class Psycopg2:
         self._watch = watch
         self._patches = Patches()
         self._psycopg2: ModuleType | None = None
+        self._pool_module: ModuleType | None = None
         self._originals: dict[str, Callable[..., Any]] = {}
 
     @property
@@ -50,6 +52,11 @@ class Psycopg2:
     def undo(self) -> None:
         """Give psycopg2 its functions back."""
         self._patches.undo()
+
+    def limit(self, pools: Iterable[Any]) -> None:
+        """Most pools ask for the limits themselves; those whose class waits have to be bounded."""
+        for pool in pools:
+            bound(pool, self._pool_module, self._watch, self._patches)
 
     def state(self, connection: Any) -> State:
         """What libpq knows of the connection."""
@@ -81,6 +88,7 @@ class Psycopg2:
         base = getattr(module, "AbstractConnectionPool", None)
         if base is None:
             raise Unsupported("psycopg2.pool has no AbstractConnectionPool")
+        self._pool_module = module
         for name, watched in (
             ("_connect", self._watched_pool_connect),
             ("_getconn", self._watched_getconn),
@@ -212,6 +220,8 @@ class Psycopg2:
     def _new_pool(self, pool: Any, *, made_known: bool) -> Pool:
         ledger = self._watch.ledger
         label = f"{type(pool).__name__}({pool.minconn}..{pool.maxconn})"
+        if self._watch.limits != Limits():
+            self.limit([pool])
         return ledger.add_pool(pool, self, label, capture(ledger.stops, 2), made_known=made_known)
 
     def _not_returned(self, pool: Any, conn: Any, checkout: Checkout, error: BaseException) -> None:

