@@ -8,8 +8,9 @@ import threading
 from pytest_poolguard.drivers import State
 from pytest_poolguard.findings import CHECKED_OUT, HELD_TOO_LONG, SERVER_BACKEND, Finding
 from pytest_poolguard.hints import Hints
-from pytest_poolguard.ledger import Checkout, Ledger, Opening, Owner, Pool
+from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.origin import Place, SourceTree, printable
+from pytest_poolguard.records import Checkout, Opening, Owner, Pool
 
 __all__ = ["Describe"]
 
@@ -24,23 +25,24 @@ class Describe:
         self._worker = worker
 
     def leak(self, checkout: Checkout) -> Finding:
-        """A connection that was not returned."""
+        """A connection that was not returned, as things are now."""
         connection = checkout.connection()
-        state = checkout.pool.driver.state(connection) if connection is not None else State(closed=True)
+        state = checkout.pool.driver.state(connection) if connection is not None else State()
         finding = self._checkout(CHECKED_OUT, checkout)
         finding.backend_pid = state.backend_pid or self._pid_at_opening(connection)
         finding.transaction_status = "closed" if state.closed else state.transaction
-        finding.hint = self._hints.hint(checkout, connection_closed=state.closed and connection is not None)
-        finding.note = self._note(checkout, collected=connection is None)
-        if checkout.closed_with_pool is not None:
+        keeper = self._hints.keeper(checkout)
+        finding.hint = self._hints.hint(checkout, keeper, connection_closed=state.closed)
+        if connection is None:
+            finding.note = "pool and connection were garbage-collected while it was out"
+        elif checkout.closed_with_pool is not None:
             finding.closed_at = self._tree.site(checkout.closed_with_pool)
-        finding.thread_place = self._now_at(checkout)
         return finding
 
-    def overdue(self, checkout: Checkout, limit: float) -> Finding:
-        """A connection that was out for longer than ``limit`` seconds, returned or not."""
+    def overdue(self, checkout: Checkout) -> Finding:
+        """A connection that was returned, but later than its owner's limit allows."""
         finding = self._checkout(HELD_TOO_LONG, checkout)
-        finding.limit_seconds = limit
+        finding.limit_seconds = checkout.taken_by.limits.hold
         finding.hint = "return it before the slow part, or raise hold in @pytest.mark.pool"
         return finding
 
@@ -59,6 +61,8 @@ class Describe:
         finding = self._finding(kind, checkout.pool.driver.library, checkout.pool, checkout.taken_by)
         finding.phase = checkout.phase
         finding.acquired = self._tree.site(checkout.origin)
+        keeper = self._hints.keeper(checkout)
+        finding.called_from = keeper.place if keeper is not None and not keeper.is_site else None
         finding.stack = self._tree.stack(checkout.origin)
         finding.thread = _thread_name(checkout)
         now = self._ledger.clock.now()
@@ -89,12 +93,8 @@ class Describe:
         opening = self._ledger.opening(connection)
         return opening.backend_pid if opening is not None else None
 
-    def _note(self, checkout: Checkout, *, collected: bool) -> str:
-        if collected:
-            return "pool and connection were garbage-collected while it was out"
-        return checkout.carried
-
-    def _now_at(self, checkout: Checkout) -> Place | None:
+    def holder_now(self, checkout: Checkout) -> Place | None:
+        """Where the thread that took a connection is now, if it still runs and is not the main one."""
         thread = checkout.thread
         if not isinstance(thread, threading.Thread) or not thread.is_alive():
             return None

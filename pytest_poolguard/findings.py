@@ -13,7 +13,7 @@ from typing import Any
 
 from pytest_poolguard.origin import Place
 
-__all__ = ["CHECKED_OUT", "FAILED", "Finding", "HELD_TOO_LONG", "SERVER_BACKEND", "connections", "headline"]
+__all__ = ["CHECKED_OUT", "FAILED", "HELD_TOO_LONG", "SERVER_BACKEND", "Finding", "connections", "headline"]
 
 # kinds
 CHECKED_OUT = "checked_out"
@@ -42,6 +42,7 @@ class Finding:
     pool_made: Place | None = None
     pool_first_used: bool = False  #: ``pool_made`` is the line of its first use, its making was not seen
     acquired: Place | None = None  #: the site
+    called_from: Place | None = None  #: who got it from there and should have returned it, if that is another
     stack: list[Place] = field(default_factory=list)  #: outermost first
     closed_at: Place | None = None  #: where its pool was closed while it was out
     thread: str = "MainThread"
@@ -58,14 +59,23 @@ class Finding:
 
     @property
     def site(self) -> str:
-        """The site in words: ``shop/users.py:8 in get_user``."""
-        return self.acquired.site if self.acquired is not None else "an unknown place"
+        """The site in words: ``shop/users.py:8 in get_user``.
+
+        Where a helper took the connection and returned it to its caller, that caller is the one to look at.
+        """
+        if self.acquired is None:
+            return "an unknown place"
+        if self.called_from is not None:
+            return f"{self.called_from.site}, through {self.acquired.function}"
+        return self.acquired.site
 
     @property
     def fingerprint(self) -> str:
         """The same for the same leak after edits above it, on every worker and machine: no line numbers."""
-        place = self.acquired
-        parts = [self.kind, self.library, *((place.file, place.function, place.text) if place else ())]
+        parts = [self.kind, self.library]
+        for place in (self.acquired, self.called_from):
+            if place is not None:
+                parts += [place.file, place.function, place.text]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, Any]:
@@ -96,7 +106,7 @@ class Finding:
             given[f"owner_{name}"] = value
         pool = given.pop("pool")
         given.update(pool=pool["name"], pool_made=pool["made_at"], pool_first_used=pool["first_used"])
-        for name in ("pool_made", "acquired", "closed_at", "thread_place"):
+        for name in ("pool_made", "acquired", "called_from", "closed_at", "thread_place"):
             if given[name] is not None:
                 given[name] = Place(**given[name])
         given["stack"] = [Place(**place) for place in given["stack"]]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pytest_poolguard.describe import Describe
 from pytest_poolguard.findings import Finding
-from pytest_poolguard.ledger import Ledger, Owner
+from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.owners import Owners
+from pytest_poolguard.records import Owner
 
 __all__ = ["PoolGuard"]
 

@@ -10,21 +10,22 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
 
 import pytest
 
+from pytest_poolguard.clock import Clock
 from pytest_poolguard.deferral import Deferral
 from pytest_poolguard.describe import Describe
-from pytest_poolguard.drivers import Driver, Limits, Watch
+from pytest_poolguard.drivers import Driver, Watch
 from pytest_poolguard.drivers.imports import ImportWatch
 from pytest_poolguard.drivers.psycopg2 import Psycopg2
 from pytest_poolguard.findings import FAILED, WARNED, Finding
 from pytest_poolguard.judging import Judge
-from pytest_poolguard.ledger import Clock, Ledger, Opening, Owner
+from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.marker import Expectations, expectations
 from pytest_poolguard.origin import SourceTree, printable
 from pytest_poolguard.owners import Owners, boundaries
+from pytest_poolguard.records import Limits, Opening, Owner
 from pytest_poolguard.server import Connect, ServerWatch
 from pytest_poolguard.settings import Settings
 from pytest_poolguard.tally import Tally
@@ -33,7 +34,10 @@ __all__ = ["Guard"]
 
 
 class Guard:
-    """Watches from :meth:`start` to :meth:`stop`; ``on_first_import`` is called when there is something to watch."""
+    """Watches from :meth:`start` to :meth:`stop`.
+
+    ``on_first_import`` is called once there is a library to watch.
+    """
 
     def __init__(self, config: pytest.Config, settings: Settings, on_first_import: Callable[[], None]) -> None:
         self.settings = settings
@@ -44,7 +48,7 @@ class Guard:
         self.expected = Expectations()
         self.found: list[Finding] = []  #: of the present test, not yet settled
         self.ledger = Ledger(self.clock, Owner("session", "session", phase=""), boundaries())
-        self.owners = Owners(self.ledger, self._owner_ended)
+        self.owners = Owners(self.ledger, self._owner_ended, self._test_ends)
         tree = SourceTree(str(config.rootpath), (os.path.dirname(pytest.__file__), os.path.dirname(__file__)))
         worker = getattr(config, "workerinput", {}).get("workerid", "")
         self.describe = Describe(self.ledger, tree, worker)
@@ -126,24 +130,22 @@ class Guard:
     def begin_test(self, item: pytest.Item) -> None:
         """A test's set-up begins."""
         self.found = []
-        self.owners.begin_test(item)
+        self.ledger.overdue = []
         self.expected = expectations(item)
-        self.watch.limits = self.expected.limits
-        if self.watch.limits != Limits():
+        limits = self.expected.limits
+        self.owners.begin_test(item, limits)
+        if limits != Limits():
             for pool in self.ledger.pools():
                 pool.driver.limit([pool.ref()])
-        self.ledger.hold = self.expected.hold
-        self.ledger.overdue = []
 
     def end_test(self) -> None:
         """A test's teardown is over."""
-        self.watch.limits = Limits()
-        self.ledger.hold = None
-        test = self.owners.test
-        if self.ledger.overdue and self.expected.hold is not None:
-            own = [c for c in self.ledger.overdue if c.taken_by is test or c.taken_by.scope == "function"]
-            self.found += [self.describe.overdue(checkout, self.expected.hold) for checkout in own]
+        self.found += [self.describe.overdue(checkout) for checkout in self.ledger.overdue]
         self.owners.end_test()
+
+    def _test_ends(self, test: Owner) -> None:
+        with self.shield("looking at a test's connections"):
+            self.judge.note(test)
 
     def _owner_ended(self, owner: Owner) -> None:
         if not owner.out and not self.ledger.session.out:
@@ -184,9 +186,7 @@ class Guard:
         """The last fixture is gone: what is left, here and on the server."""
         self._found_outside(self.judge.end_session())
         for checkout in self.judge.unjudged():
-            self.tally.notices.append(
-                f"{checkout.taken_by.name} was interrupted: its connections are not judged"
-            )
+            self.tally.notices.append(f"{checkout.taken_by.name} was interrupted: its connections are not judged")
         self.tally.notices[:] = dict.fromkeys(self.tally.notices)
         self.tally.pools = self.ledger.pools_seen
         self.tally.taken = self.ledger.taken

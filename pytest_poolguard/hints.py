@@ -1,4 +1,4 @@
-"""What the source around a leaked checkout says about its cause, and the cure.
+"""What the source around a leaked checkout says: who should have returned it, the likely cause, the cure.
 
 Source text is read, nothing is run; where the source can't tell, the hint says no more than what is certain.
 """
@@ -9,12 +9,30 @@ import ast
 import inspect
 import linecache
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import CodeType
 
-from pytest_poolguard.ledger import Checkout
-from pytest_poolguard.origin import SourceTree, line_of, printable
+from pytest_poolguard.origin import Place, SourceTree, line_of, printable
+from pytest_poolguard.records import Checkout
 
 __all__ = ["Hints"]
+
+
+@dataclass(frozen=True)
+class Keeper:
+    """The function that should have returned a connection: the one that took it, or whom that handed it to."""
+
+    code: CodeType
+    place: Place
+    use: ast.AST | None  #: what it does with the connection: a ``with`` statement, an assignment, …
+    call: str  #: the name of the function that it got the connection from
+    is_site: bool  #: whether it took the connection itself
+
+    @property
+    def name(self) -> str:
+        """Its name in a sentence."""
+        # a module's own code, a lambda, a comprehension
+        return "this code" if self.place.function.startswith("<") else self.place.function
 
 
 class Hints:
@@ -26,8 +44,28 @@ class Hints:
         self._give = give
         self._parsed: dict[str, _Source | None] = {}
 
-    def hint(self, checkout: Checkout, *, connection_closed: bool) -> str:
+    def hint(self, checkout: Checkout, keeper: Keeper | None, *, connection_closed: bool) -> str:
         """The likely cause of a leak and its cure, in a sentence or two."""
+        seen = self._seen(checkout)
+        if seen:
+            return seen
+        give = self._give
+        if keeper is not None and isinstance(keeper.use, ast.With):
+            return (
+                f"`with …{keeper.call}()` ends the transaction, it does not return the connection; "
+                f"call {give}() in a finally block"
+            )
+        if connection_closed and checkout.closed_with_pool is None:
+            return (
+                "the connection was closed, not returned, so its slot stays in use; "
+                f"call {give}(conn, close=True) instead of conn.close()"
+            )
+        if keeper is None:
+            return f"call {give}() in a finally block"
+        return self._unreached(keeper) or f"{keeper.name} never gave it back; call {give}() in a finally block"
+
+    def _seen(self, checkout: Checkout) -> str:
+        """The hint where the driver has seen what went wrong."""
         give = self._give
         if checkout.cause is not None:
             what, detail = checkout.cause
@@ -39,67 +77,50 @@ class Hints:
             )
         if checkout.closed_while_running:
             return f"the pool was closed while the connection was out; call {give}() before closeall()"
-        name, code, statement, call = self._responsible(checkout)
-        if isinstance(statement, ast.With):
-            return (
-                f"`with …{call}()` ends the transaction, it does not return the connection; "
-                f"call {give}() in a finally block"
-            )
-        if connection_closed and checkout.closed_with_pool is None:
-            return (
-                f"the connection was closed, not returned, so its slot stays in use; "
-                f"call {give}(conn, close=True) instead of conn.close()"
-            )
-        if code is None:
-            return f"call {give}() in a finally block"
-        if name.startswith("<"):  # a module's own code, a lambda, a comprehension
-            name = "this code"
-        return self._unreached(name, code) or f"{name} never called {give}() for it; put it in a finally block"
+        return ""
 
-    def _unreached(self, name: str, code: CodeType) -> str:
-        """The hint where the function does return the connection, but on one way only."""
-        source = self._source(code.co_filename)
-        function = source.function(code.co_firstlineno) if source is not None else None
+    def _unreached(self, keeper: Keeper) -> str:
+        """The hint where the function does return the connection, but not on every way out of it."""
+        source = self._source(keeper.code.co_filename)
+        function = source.function(keeper.code.co_firstlineno) if source is not None else None
         if source is None or function is None:
             return ""
-        if name == "__enter__":
+        name, give = keeper.name, self._give
+        if name == "__enter__" and source.sibling_calls(function, "__exit__", give):
             return (
-                "when __enter__ raises after taking a connection, __exit__ is not called; "
-                f"call {self._give}() in an except block of __enter__"
+                "if __enter__ raises after it has taken a connection, __exit__ is not called; "
+                f"call {give}() in an except block of __enter__"
             )
-        lines = [call.lineno for call in source.calls(function, self._give) if not source.is_final(call)]
+        lines = [call.lineno for call in source.calls(function, give) if not source.is_final(call)]
         if not lines:
             return ""
-        generator = code.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR)
-        left = (
-            f"{name} is a generator that was not run to its end, so"
-            if generator
-            else f"{name} was left, by a return or an exception, before"
-        )
-        rest = "was not reached" if generator else "was reached"
-        return f"{left} its {self._give}() in line {lines[0]} {rest}; put it in a finally block"
+        if keeper.code.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR):
+            return (
+                f"{name} is a generator that was not run to its end, so its {give}() in line {lines[0]} was not "
+                "reached; put it in a finally block"
+            )
+        exits = source.exits(function, keeper.place.line, lines[0])
+        # What took the way out can't be told: any call in between may have raised, too.
+        way = f" (line {exits[0]} leaves before it)" if len(exits) == 1 else ""
+        return f"{name} did not reach its {give}() in line {lines[0]}{way}; put it in a finally block"
 
-    def _responsible(self, checkout: Checkout) -> tuple[str, CodeType | None, ast.AST | None, str]:
-        """The function that should have returned the connection: the site's, or whom that handed it to.
-
-        Its name and code, the statement that took the connection (if it tells something), the call in it.
-        """
+    def keeper(self, checkout: Checkout) -> Keeper | None:
+        """Who should have returned a connection; None where no code of the project took it."""
         called = self._take
-        found: tuple[str, CodeType | None, ast.AST | None, str] = ("", None, None, called)
+        keeper: Keeper | None = None
         for code, offset in checkout.origin.frames():
             if not self._tree.is_own(code.co_filename):
-                if found[1] is not None:
-                    break  # handed through a library (contextlib, say): who has it now can't be told
+                if keeper is not None:
+                    break  # handed on through a library (contextlib, say): who has it now can't be told
                 continue
             source = self._source(code.co_filename)
             call = source.call(line_of(code, offset), called) if source is not None else None
-            statement = source.use_of(call) if source is not None and call is not None else None
-            found = (printable(code.co_name), code, statement, called)
-            handed_on = source is not None and call is not None and source.is_returned(call)
-            if not handed_on:
+            use = source.use_of(call) if source is not None and call is not None else None
+            keeper = Keeper(code, self._tree.place(code, offset), use, printable(called), keeper is None)
+            if source is None or call is None or not source.is_returned(call):
                 break
             called = code.co_name
-        return found
+        return keeper
 
     def _source(self, filename: str) -> _Source | None:
         if filename not in self._parsed:
@@ -129,7 +150,9 @@ class _Source:
         for call in ast.walk(node):
             if isinstance(call, ast.Call):
                 function = call.func
-                if name == (function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")):
+                if name == (
+                    function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+                ):
                     yield call
 
     def function(self, line: int) -> ast.AST | None:
@@ -155,15 +178,38 @@ class _Source:
             return True
         if not (isinstance(parent, ast.Assign) and isinstance(parent.targets[0], ast.Name)):
             return False
-        function: ast.AST | None = parent
-        while function is not None and not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
-            function = self._parents.get(function)
+        function = self._function_around(parent)
         return function is not None and any(
             isinstance(node, ast.Return)
             and isinstance(node.value, ast.Name)
             and node.value.id == parent.targets[0].id
             for node in ast.walk(function)
         )
+
+    def exits(self, function: ast.AST, after: int, before: int) -> list[int]:
+        """The lines of a function, between two others, that leave it by a return or a raise."""
+        return [
+            node.lineno
+            for node in ast.walk(function)
+            if isinstance(node, ast.Return | ast.Raise)
+            and after < node.lineno < before
+            and self._function_around(node) is function
+        ]
+
+    def sibling_calls(self, method: ast.AST, name: str, called: str) -> bool:
+        """Whether another method of the same class calls a function of that name."""
+        around = self._parents.get(method)
+        return any(
+            any(self.calls(sibling, called))
+            for sibling in getattr(around, "body", ())
+            if isinstance(sibling, ast.FunctionDef | ast.AsyncFunctionDef) and sibling.name == name
+        )
+
+    def _function_around(self, node: ast.AST) -> ast.AST | None:
+        around = self._parents.get(node)
+        while around is not None and not isinstance(around, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            around = self._parents.get(around)
+        return around
 
     def is_final(self, node: ast.AST) -> bool:
         """Whether a node stands in a ``finally`` block."""

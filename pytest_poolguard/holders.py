@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-from pytest_poolguard.ledger import Checkout, Owner
+from pytest_poolguard.records import Checkout, Owner
 
 __all__ = ["factory_of", "in_call_that_took_it", "is_alive", "is_referenced", "reaches", "wait"]
 
@@ -40,17 +40,20 @@ def wait(checkouts: Iterable[Checkout], grace: float) -> None:
 
 def _another_thread_could_return(checkout: Checkout) -> bool:
     me = threading.current_thread()
-    if is_alive(checkout.thread) and checkout.thread is not me:
+    holder = checkout.thread or threading.main_thread()
+    if holder is not me and is_alive(holder):
         return True
     others = [t for t in threading.enumerate() if t is not me and not isinstance(t, threading.Timer)]
     return bool(others) and is_referenced(checkout)
 
 
 def is_alive(thread: Any) -> bool:
-    """Whether a holder's thread still runs; ``thread`` is a Thread, or the ident of a foreign one."""
+    """Whether a holder's thread still runs: None is the main one, a number the ident of a foreign one."""
+    if thread is None:
+        return threading.main_thread().is_alive()
     if isinstance(thread, threading.Thread):
         return thread.is_alive()
-    return thread in sys._current_frames()  # noqa: SLF001 - a thread that threading does not know
+    return bool(int(thread) in sys._current_frames())  # noqa: SLF001 - a thread that threading does not know
 
 
 def is_referenced(checkout: Checkout) -> bool:
@@ -58,7 +61,7 @@ def is_referenced(checkout: Checkout) -> bool:
     connection = checkout.connection()
     if connection is None:
         return False
-    return sys.getrefcount(connection) > _count_of_a_local() + checkout.pool.driver.pool_references
+    return bool(sys.getrefcount(connection) > _count_of_a_local() + checkout.pool.driver.pool_references)
 
 
 def _count_of_a_local() -> int:
@@ -132,11 +135,11 @@ def _parts(thing: object) -> list[object]:
         return list(dict.values(thing))  # type: ignore[arg-type]
     for container in (list, tuple, set, frozenset):
         if issubclass(kind, container):
-            return list(container.__iter__(thing))
+            return list(container.__iter__(thing))  # type: ignore[arg-type]
     if issubclass(kind, FunctionType | ModuleType):
         return []
     if issubclass(kind, type):
-        return list(type.__getattribute__(thing, "__dict__").values())  # type: ignore[arg-type]
+        return list(type.__getattribute__(thing, "__dict__").values())
     try:
         return list(object.__getattribute__(thing, "__dict__").values())
     except Exception:  # no __dict__, or one that changes under our hands

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -10,9 +11,10 @@ from collections.abc import Callable, Iterable
 from pytest_poolguard import holders
 from pytest_poolguard.describe import Describe
 from pytest_poolguard.findings import WARNED, Finding
-from pytest_poolguard.ledger import Checkout, Ledger, Opening, Owner
+from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.origin import SourceTree
 from pytest_poolguard.owners import Owners
+from pytest_poolguard.records import Checkout, Opening, Owner
 
 __all__ = ["Judge"]
 
@@ -42,15 +44,24 @@ class Judge:
         self._reclaim = reclaim
         self._look = look  #: asks the server about the backends of findings
 
+    def note(self, owner: Owner) -> None:
+        """Look at what an owner has out: later its pool may be closed, and there is nothing left to see."""
+        new = [checkout for checkout in self._ledger.outstanding(owner) if checkout.noted is None]
+        for checkout in new:
+            checkout.noted = self._describe.leak(checkout)
+        openings = [(checkout.noted, self._ledger.opening(checkout.connection())) for checkout in new]
+        self._look([(finding, opening) for finding, opening in openings if opening and not opening.is_closed()])
+
     def end(self, owner: Owner) -> list[Finding]:
         """The leaks of a test or fixture that has ended."""
+        self.note(owner)
         outstanding = [
-            c
-            for c in self._ledger.outstanding(owner)
-            if not self._is_kept_for_its_holder(c) and not self._is_carried_over(c, owner)
+            checkout
+            for checkout in self._ledger.outstanding(owner)
+            if not self._is_kept_for_its_holder(checkout) and not self._is_carried_over(checkout, owner)
         ]
         holders.wait(outstanding, self._grace)
-        return self._tell(c for c in outstanding if c.held is None)
+        return self._tell(checkout for checkout in outstanding if checkout.held is None)
 
     def dropped(self) -> list[Finding]:
         """The leaks among the connections that were carried over for the sake of a holder that let go of them."""
@@ -74,24 +85,27 @@ class Judge:
         return [c for c in self._ledger.outstanding() if c.owner is not self._ledger.session]
 
     def _tell(self, checkouts: Iterable[Checkout]) -> list[Finding]:
-        told = [(checkout, self._describe.leak(checkout)) for checkout in list(checkouts)]
-        openings = [(finding, self._ledger.opening(checkout.connection())) for checkout, finding in told]
-        self._look([(finding, opening) for finding, opening in openings if opening and not opening.is_closed()])
-        for checkout, _ in told:
+        findings = []
+        for checkout in list(checkouts):
+            finding = checkout.noted or self._describe.leak(checkout)
+            finding.thread_place = self._describe.holder_now(checkout)
+            finding.note = checkout.carried or finding.note
+            findings.append(finding)
             self._ledger.settle(checkout)
             if self._reclaim:
                 self._free(checkout)
-        return [finding for _, finding in told]
+        return findings
 
     # whom it is carried over to
 
     def _is_kept_for_its_holder(self, checkout: Checkout) -> bool:
         """One connection a process or thread, taken under its id as key, is kept on purpose while that lives."""
-        thread = checkout.thread
-        if not checkout.key_of_holder or not (thread is None or holders.is_alive(thread)):
+        if not checkout.key_of_holder or not holders.is_alive(checkout.thread):
             return False
         if checkout.owner is not self._ledger.session:
-            self._ledger.carry(checkout, self._ledger.session, "it is kept under its process's or thread's own key")
+            self._ledger.carry(
+                checkout, self._ledger.session, "it is kept under its process's or thread's own key"
+            )
         return True
 
     def _is_carried_over(self, checkout: Checkout, owner: Owner) -> bool:
@@ -143,10 +157,8 @@ class Judge:
             return
 
         def reclaim() -> None:
-            try:
+            with contextlib.suppress(Exception):  # closed already, or a pool with ideas of its own
                 checkout.pool.driver.reclaim(checkout.pool.ref(), connection)
-            except Exception:  # noqa: S110 - closed already, or a pool with ideas of its own: it stays as it is
-                pass
 
         thread = threading.Thread(target=reclaim, name="poolguard-reclaim", daemon=True)
         thread.start()

@@ -1,146 +1,20 @@
 """Who holds which connection, since when: the books of all checkouts.
 
-The ledger knows no test framework and no driver. It never keeps a connection or a pool alive, and it takes
-no lock: a ``__del__`` that returns a connection may run in the middle of any line here, and would wait for
-a lock that its own thread holds. Single dictionary operations are atomic; each method is built from those.
+The ledger knows no test framework and no driver. It takes no lock: a ``__del__`` that returns a connection may
+run in the middle of any line here, and would wait for a lock that its own thread holds. Single dictionary
+operations are atomic; each method is built from those.
 """
 
 from __future__ import annotations
 
 import threading
-import time
-import weakref
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from types import CodeType
 from typing import Any
 
+from pytest_poolguard.clock import Clock
 from pytest_poolguard.origin import Origin, capture
+from pytest_poolguard.records import Checkout, Opening, Owner, Pool
 
-__all__ = ["Checkout", "Clock", "Ledger", "Opening", "Owner", "Pool"]
-
-class Clock:
-    """Seconds that the run has spent, without those that it stood still in a debugger."""
-
-    def __init__(self) -> None:
-        self._skipped = 0.0
-        self._stopped_at: float | None = None
-
-    def now(self) -> float:
-        """Seconds, for differences only."""
-        if self._stopped_at is not None:
-            return self._stopped_at
-        return time.monotonic() - self._skipped
-
-    def stop(self) -> None:
-        """Stand still, until :meth:`go`."""
-        if self._stopped_at is None:
-            self._stopped_at = self.now()
-
-    def go(self) -> None:
-        """Go on from where :meth:`stop` stopped."""
-        if self._stopped_at is not None:
-            self._skipped = time.monotonic() - self._stopped_at
-            self._stopped_at = None
-
-
-@dataclass(eq=False)
-class Owner:
-    """The test, fixture or session that answers for the connections taken while it runs."""
-
-    kind: str  #: "test", "fixture" or "session"
-    name: str
-    nodeid: str = ""  #: the test; for a fixture the test that asked for it first; empty for the session
-    scope: str = ""  #: a fixture's scope
-    defined_at: str = ""  #: a fixture's file and line
-    phase: str = "setup"  #: what of it is running: "setup", "body" or "teardown"
-    finished: bool = False
-    threads: frozenset[threading.Thread] = frozenset()  #: while a test runs: those that ran before it began
-    code: CodeType | None = None  #: a fixture's function
-    value: Callable[[], object] = lambda: None  #: what a fixture returned
-    out: dict[int, Checkout] = field(default_factory=dict)
-    peak: int = 0  #: most connections out at once
-
-
-class Pool:
-    """What is remembered of one pool; never the pool itself."""
-
-    __slots__ = ("__weakref__", "driver", "label", "made", "made_known", "owner", "ref")
-
-    def __init__(self, pool: object, driver: Any, label: str, made: Origin, owner: Owner, *, made_known: bool) -> None:
-        self.ref = weakref.ref(pool)
-        self.driver = driver
-        self.label = label  #: class and size: ``ThreadedConnectionPool(1..10)``
-        self.made = made
-        self.made_known = made_known  #: else ``made`` is where it was first used
-        self.owner = owner
-
-    def is_open(self) -> bool:
-        """Whether the pool still exists and can hand out connections."""
-        pool = self.ref()
-        return pool is not None and bool(self.driver.is_open(pool))
-
-
-class Opening:
-    """One connection to a server, opened by this process: where, by whom, and the backend behind it."""
-
-    __slots__ = ("__weakref__", "at", "backend_pid", "driver", "opened", "owner", "pool", "ref", "server")
-
-    def __init__(self, connection: object, driver: Any, opened: Origin, owner: Owner) -> None:
-        self.ref = weakref.ref(connection)
-        self.driver = driver
-        self.opened = opened
-        self.owner = owner
-        self.pool: Pool | None = None
-        self.backend_pid: int | None = None
-        self.server: Any = None  #: which server, as the driver names it; None where there is no real one
-        self.at = time.monotonic()
-
-    def is_closed(self) -> bool:
-        """Whether this end of the connection is closed, or gone."""
-        connection = self.ref()
-        return connection is None or bool(self.driver.state(connection).closed)
-
-
-class Checkout:
-    """A connection taken from a pool and not yet returned."""
-
-    __slots__ = (
-        "carried",
-        "cause",
-        "closed_while_running",
-        "closed_with_pool",
-        "connection",
-        "held",
-        "key",
-        "key_of_holder",
-        "origin",
-        "owner",
-        "phase",
-        "pool",
-        "since",
-        "taken_by",
-        "thread",
-    )
-
-    def __init__(
-        self, pool: Pool, connection: object, origin: Origin, owner: Owner, since: float, thread: Any
-    ) -> None:
-        self.pool = pool
-        self.connection = weakref.ref(connection)
-        self.key = id(connection)  #: where the books have it
-        self.origin = origin
-        self.owner = owner  #: who answers for it; changes when it is carried over
-        self.taken_by = owner
-        self.phase = owner.phase
-        self.since = since
-        self.thread = thread  #: the holder; None for the main thread, a bare ident for a foreign thread
-        self.held: float | None = None  #: seconds, once returned
-        self.key_of_holder = False  #: taken under the holder's own process or thread id as key
-        self.cause: tuple[str, str] | None = None  #: a failed return: what happened, detail
-        self.closed_with_pool: Origin | None = None  #: where its pool was closed while it was out
-        self.closed_while_running = False  #: by the code that took it, not by a teardown after it
-        self.carried = ""  #: why it was carried over to a longer-lived owner
+__all__ = ["Ledger"]
 
 
 class Ledger:
@@ -151,8 +25,7 @@ class Ledger:
         self.session = session
         self.present = session  #: the owner of whatever is taken now
         self.stops = stops
-        self.hold: float | None = None  #: seconds one connection may be out before it is noted as overdue
-        self.overdue: list[Checkout] = []
+        self.overdue: list[Checkout] = []  #: those that were out for longer than their owner's limit
         self.pools_seen = 0
         self.taken = 0
         self._out: dict[int, Checkout] = {}
@@ -210,7 +83,7 @@ class Ledger:
         checkout = Checkout(pool, connection, origin, owner, self.clock.now(), self.this_thread())
         self._out[key] = owner.out[key] = checkout
         out = len(owner.out)
-        if out > owner.peak:
+        if out > owner.peak:  # noqa: PLR1730 - max() costs as much again
             owner.peak = out
         self.taken += 1
         return checkout
@@ -220,7 +93,8 @@ class Ledger:
         self._out.pop(checkout.key, None)
         checkout.owner.out.pop(checkout.key, None)
         checkout.held = self.clock.now() - checkout.since
-        if self.hold is not None and checkout.held > self.hold:
+        hold = checkout.taken_by.limits.hold
+        if hold is not None and checkout.held > hold:
             self.overdue.append(checkout)
 
     def pool_closes(self, record: Pool) -> None:
@@ -259,6 +133,7 @@ class Ledger:
             owner.out[checkout.key] = checkout
         checkout.owner = owner
         checkout.carried = reason
+        checkout.noted = None
 
     def settle(self, checkout: Checkout) -> None:
         """A leak was reported: nobody answers for it any longer."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import pytest
 
-from pytest_poolguard.drivers import Limits
+from pytest_poolguard.records import Limits
 
 __all__ = ["MARKER_HELP", "Expectations", "expectations", "marker_errors"]
 
@@ -34,8 +34,8 @@ class Expectations:
 
     @property
     def limits(self) -> Limits:
-        """What the drivers have to know."""
-        return Limits(self.max, self.timeout)
+        """What holds while the test runs."""
+        return Limits(self.max, self.timeout, self.hold)
 
 
 def expectations(item: pytest.Item) -> Expectations:
@@ -60,7 +60,7 @@ def marker_errors(item: pytest.Item) -> list[str]:
 
 
 def _errors(mark: pytest.Mark) -> Iterator[str]:
-    names = list(Expectations.__dataclass_fields__)
+    names = list(ARGUMENTS)
     if mark.args:
         yield f"takes keyword arguments only ({', '.join(names)}), got {mark.args[0]!r}"
     for name, value in mark.kwargs.items():
@@ -71,14 +71,10 @@ def _errors(mark: pytest.Mark) -> Iterator[str]:
             )
         elif value is None:
             yield f"{name} is None: leave it out"
-        elif name in ("timeout", "hold") and not _is_seconds(value):
-            yield f"{name} is a number of seconds greater than 0, not {value!r}"
-        elif name == "max" and not _is_count(value):
-            yield f"max is a number of connections, 1 or more, not {value!r}"
-        elif name == "leaks" and value != "any" and not _is_count(value):
-            yield f"leaks is a number of connections, 1 or more, or 'any', not {value!r}"
-        elif name == "reason" and not (isinstance(value, str) and value.strip()):
-            yield f"reason is a text, not {value!r}"
+        else:
+            is_right, meaning = ARGUMENTS[name]
+            if not is_right(value):
+                yield f"{name} is {meaning}, not {value!r}"
     if "leaks" in mark.kwargs and "reason" not in mark.kwargs:
         yield "leaks needs a reason: reason='…'"
     if "reason" in mark.kwargs and "leaks" not in mark.kwargs:
@@ -91,3 +87,21 @@ def _is_count(value: object) -> bool:
 
 def _is_seconds(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _is_expectation(value: object) -> bool:
+    return _is_count(value) or (isinstance(value, str) and value == "any")
+
+
+def _is_reason(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+#: For each argument whether a value will do, and what it means.
+ARGUMENTS: dict[str, tuple[Callable[[object], bool], str]] = {
+    "max": (_is_count, "a number of connections, 1 or more"),
+    "timeout": (_is_seconds, "a number of seconds greater than 0"),
+    "hold": (_is_seconds, "a number of seconds greater than 0"),
+    "leaks": (_is_expectation, "a number of connections, 1 or more, or 'any'"),
+    "reason": (_is_reason, "a text"),
+}

@@ -22,7 +22,7 @@ TEXT_WIDTH = 100
 
 
 class Origin(list["CodeType | int"]):
-    """A captured stack, innermost frame first: code object, offset, code object, offset, …"""
+    """A captured stack, innermost frame first: code object, offset, code object, offset, and so on."""
 
     __slots__ = ()
 

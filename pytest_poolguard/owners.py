@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 from _pytest import fixtures, python, runner, unittest
 
-from pytest_poolguard.ledger import Ledger, Owner
+from pytest_poolguard.ledger import Ledger
+from pytest_poolguard.records import Limits, Owner
 
 __all__ = ["SCOPES", "Owners", "boundaries"]
 
@@ -54,28 +55,42 @@ def boundaries() -> frozenset[int]:
 class Owners:
     """Follows the run, and keeps the ledger's present owner right."""
 
-    def __init__(self, ledger: Ledger, on_end: Callable[[Owner], None]) -> None:
+    def __init__(
+        self, ledger: Ledger, on_end: Callable[[Owner], None], on_own_end: Callable[[Owner], None]
+    ) -> None:
         self.ledger = ledger
         self.test: Owner | None = None
-        self.item: pytest.Item | None = None
         self.fixtures: list[Owner] = []  #: those alive, in the order in which they were set up
         self._interrupted: dict[Owner, Owner] = {}  #: who was present when a fixture's teardown began
-        self._on_end = on_end
+        self._item: pytest.Item | None = None  #: the present test's, until its own end is looked out for
+        self._on_end = on_end  #: an owner is finished
+        self._on_own_end = on_own_end  #: a test's own fixtures are gone, wider ones may follow
 
     # tests
 
-    def begin_test(self, item: pytest.Item) -> Owner:
+    def begin_test(self, item: pytest.Item, limits: Limits) -> None:
         """A test's set-up begins."""
-        self.item = item
-        self.test = Owner("test", item.name, item.nodeid, threads=frozenset(threading.enumerate()))
+        threads = frozenset(threading.enumerate())
+        self.test = Owner("test", item.name, item.nodeid, limits=limits, threads=threads)
         self.ledger.present = self.test
-        return self.test
+        self._item = item
 
     def enter(self, phase: str) -> None:
         """A test goes on to its "body" or "teardown"."""
         if self.test is not None:
             self.test.phase = phase
             self.ledger.present = self.test
+            self._look_out_for_own_end()
+
+    def _look_out_for_own_end(self) -> None:
+        """Hear of the end of a test before the fixtures that outlive most tests are torn down.
+
+        Those may end with this test, and close the pool that it leaked from.
+        """
+        item, self._item = self._item, None
+        test = self.test
+        if item is not None and test is not None:
+            item.addfinalizer(lambda: self._on_own_end(test))
 
     def end_test(self) -> None:
         """A test's teardown is over, that of its fixtures included."""
@@ -88,7 +103,7 @@ class Owners:
 
     def abandon_test(self) -> None:
         """No test runs any more; one that did not come to its teardown is not judged."""
-        self.test = self.item = None
+        self.test = self._item = None
         self.ledger.present = self.ledger.session
 
     # fixtures
@@ -110,6 +125,7 @@ class Owners:
 
     def begin_fixture(self, fixturedef: fixtures.FixtureDef[Any], request: pytest.FixtureRequest) -> Owner:
         """A fixture's set-up begins; its end is taken care of."""
+        self._look_out_for_own_end()
         owner = self._fixture(fixturedef, request)
         fixturedef.addfinalizer(partial(self._end_fixture, owner))
         self.fixtures.append(owner)
@@ -142,6 +158,7 @@ class Owners:
             xunit[1] if xunit else fixturedef.argname,
             nodeid=self.test.nodeid if self.test is not None else "",
             scope=fixturedef.scope,
+            limits=self.test.limits if self.test is not None and fixturedef.scope == "function" else Limits(),
             defined_at=f"{code.co_filename}:{code.co_firstlineno}" if code is not None and not xunit else "",
             code=code,
             value=value,
@@ -154,7 +171,7 @@ class Owners:
 
     # a library that is imported in the middle of the run
 
-    def adopt(self) -> None:
+    def adopt(self, begin_test: Callable[[pytest.Item], None]) -> None:
         """Take up what pytest is running now: the watch begins with the first library that is imported.
 
         The hooks' arguments stand in the frames of pytest's own implementations, under their specified names.
@@ -171,7 +188,7 @@ class Owners:
         }
         for frame in reversed(running):
             if frame.f_code in phases:
-                self.begin_test(frame.f_locals["item"])
+                begin_test(frame.f_locals["item"])
                 self.enter(phases[frame.f_code])
             elif frame.f_code is _code(fixtures.pytest_fixture_setup):
                 self.begin_fixture(frame.f_locals["fixturedef"], frame.f_locals["request"])

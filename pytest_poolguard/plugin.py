@@ -64,7 +64,7 @@ def watch_tests(config: pytest.Config) -> None:
     """A watched library was imported: from now on every test and fixture has an owner."""
     guard = config.stash[GUARD]
     config.pluginmanager.register(TestHooks(guard), TEST_HOOKS)
-    guard.owners.adopt()
+    guard.owners.adopt(guard.begin_test)
 
 
 @pytest.fixture
@@ -84,12 +84,13 @@ class RunHooks:
         self.config = config
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_make_collect_report(
-        self, collector: pytest.Collector
-    ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    def pytest_make_collect_report(self) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
         report = yield
         errors = [
-            error for node in report.result or () if isinstance(node, pytest.Item) for error in marker_errors(node)
+            error
+            for node in report.result or ()
+            if isinstance(node, pytest.Item)
+            for error in marker_errors(node)
         ]
         if errors:
             report.outcome = "failed"

@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from pytest_poolguard.ledger import Opening
 from pytest_poolguard.origin import printable
+from pytest_poolguard.records import Opening
 
 __all__ = ["Connect", "ServerWatch", "statement_shape"]
 

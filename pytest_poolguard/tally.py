@@ -78,6 +78,6 @@ class Tally:
         self.pools += plain["pools"]
         self.taken += plain["taken"]
         self.open_pools += [(place and Place(*place), count) for place, count in plain["open_pools"]]
-        for name in ("patched", "notices", "faults"):
-            mine = getattr(self, name)
-            mine += [text for text in plain[name] if text not in mine]
+        for told in ("patched", "notices", "faults"):
+            mine = getattr(self, told)
+            mine += [text for text in plain[told] if text not in mine]

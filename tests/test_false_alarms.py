@@ -421,9 +421,9 @@ async def test_leaks_on_the_sessions_loop(pool):
 def test_hypothesis_examples_that_return_are_silent(suite):
     suite.run(
         """
-hypothesis = pytest.importorskip("hypothesis")
+import hypothesis, hypothesis.strategies
 
-@hypothesis.settings(max_examples=20, suppress_health_check=list(hypothesis.HealthCheck), deadline=None, database=None)
+@hypothesis.settings(max_examples=20, suppress_health_check=list(hypothesis.HealthCheck), database=None)
 @hypothesis.given(hypothesis.strategies.integers())
 def test_it(pool, n):
     pool.putconn(pool.getconn())

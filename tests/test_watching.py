@@ -523,7 +523,8 @@ import weakref
 def test_it():
     pool = ThreadedConnectionPool(1, 3, DSN)
     conn = pool.getconn()
-    assert (list(pool._used.values()), pool._pool, pool.minconn, pool.maxconn, pool.closed) == ([conn], [], 1, 3, False)
+    assert (list(pool._used.values()), pool._pool) == ([conn], [])
+    assert (pool.minconn, pool.maxconn, pool.closed) == (1, 3, False)
     assert set(vars(pool)) == {
         "minconn", "maxconn", "closed", "_args", "_kwargs", "_pool", "_used", "_rused", "_keys", "_lock"
     }

@@ -7,25 +7,18 @@ It knows no test framework. Nothing here imports a library: see ``imports``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol
 
-from pytest_poolguard.ledger import Ledger, Opening
+from pytest_poolguard.ledger import Ledger
+from pytest_poolguard.records import Opening
 
-__all__ = ["Driver", "Limits", "State", "Unsupported", "Watch"]
+__all__ = ["Driver", "State", "Unsupported", "Watch"]
 
 
 class Unsupported(Exception):  # noqa: N818 - it is no error of the program that meets it
     """A library lacks what its driver patches; the text says what."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the present test allows its pools."""
-
-    max: int | None = None  #: connections that each pool hands out at once
-    timeout: float | None = None  #: seconds that taking a connection may block
 
 
 @dataclass(frozen=True)
@@ -45,7 +38,6 @@ class Watch:
     on_fault: Callable[[str, BaseException], None]
     on_connected: Callable[[Opening, Callable[[], Any]], None]
     active: bool = True
-    limits: Limits = field(default_factory=Limits)
 
 
 class Driver(Protocol):
@@ -64,7 +56,7 @@ class Driver(Protocol):
         """The installed version, "unknown" where it can't be told."""
 
     def limit(self, pools: Iterable[Any]) -> None:
-        """The limits of the present test have changed: see that they hold for these pools."""
+        """See that the limits of the present owner can hold for these pools."""
 
     def state(self, connection: Any) -> State:
         """Look at a connection; never raises, never talks to the server."""

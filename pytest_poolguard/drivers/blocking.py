@@ -16,9 +16,9 @@ from typing import Any
 
 from pytest_poolguard.drivers import Watch
 from pytest_poolguard.drivers.patching import Patches
-from pytest_poolguard.origin import capture
+from pytest_poolguard.origin import Origin, capture
 
-__all__ = ["bound", "blocks"]
+__all__ = ["blocks", "bound"]
 
 PRIMITIVES = (threading.Semaphore, threading.Condition, queue.Queue, queue.SimpleQueue)
 #: Names that a function which waits in a loop of its own calls.
@@ -28,7 +28,7 @@ PAUSE = 0.005
 
 
 def bound(pool: Any, library: Any, watch: Watch, patches: Patches) -> None:
-    """Let the limits of the present test hold for a pool whose class waits; others need nothing.
+    """Let the limits of the present owner hold for a pool whose class waits; others need nothing.
 
     ``library`` is the module ``psycopg2.pool``.
     """
@@ -55,7 +55,7 @@ def _bounded(original: Callable[..., Any], error: type[Exception], watch: Watch)
     @functools.wraps(original)
     def getconn(self: Any, *args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        limits = watch.limits
+        limits = watch.ledger.present.limits
         deadline = None if limits.timeout is None else time.monotonic() + limits.timeout
         while limits.max is not None and len(self._used) >= limits.max:
             if deadline is not None and time.monotonic() >= deadline:
@@ -68,7 +68,7 @@ def _bounded(original: Callable[..., Any], error: type[Exception], watch: Watch)
             raise error("connection pool exhausted")
         checkout = watch.ledger.held_by(call.connection)
         if checkout is not None:  # it was this thread's call, whoever made it
-            checkout.origin = capture(watch.ledger.stops, 1)
+            checkout.origin = Origin(_inner(checkout.origin) + capture(watch.ledger.stops, 1))
             checkout.thread = watch.ledger.this_thread()
         if call.error is not None:
             raise call.error
@@ -76,6 +76,14 @@ def _bounded(original: Callable[..., Any], error: type[Exception], watch: Watch)
 
     getconn.poolguard_bound = True  # type: ignore[attr-defined]
     return getconn
+
+
+def _inner(origin: Origin) -> Origin:
+    """The part of an origin that the pool's own class is, below the thread that made the call."""
+    for position, code in enumerate(origin):
+        if code is _Call._call.__code__:  # noqa: SLF001
+            return Origin(origin[:position])
+    return origin
 
 
 class _Call:

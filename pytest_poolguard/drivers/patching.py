@@ -31,7 +31,7 @@ class Patches:
                 setattr(holder, name, original)
 
 
-def class_tree(base: type) -> Iterator[type]:
+def class_tree(base: type[Any]) -> Iterator[type[Any]]:
     """A class and all its subclasses."""
     yield base
     for subclass in base.__subclasses__():

@@ -7,6 +7,7 @@ functions wherever a class carries one of them counts every route once.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
@@ -15,11 +16,11 @@ from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
-from pytest_poolguard.drivers import Limits, State, Unsupported, Watch
+from pytest_poolguard.drivers import State, Unsupported, Watch
 from pytest_poolguard.drivers.blocking import bound
 from pytest_poolguard.drivers.patching import Patches, class_tree
-from pytest_poolguard.ledger import Checkout, Pool
 from pytest_poolguard.origin import capture, printable
+from pytest_poolguard.records import Checkout, Limits, Pool
 
 __all__ = ["Psycopg2"]
 
@@ -141,7 +142,7 @@ class Psycopg2:
             if watch.active:
                 try:
                     # While it is being made: a pool of no minimum connects for its first getconn only.
-                    made = sys._getframe(1).f_code is constructor
+                    made = sys._getframe(1).f_code is constructor  # noqa: SLF001
                     record = watch.ledger.pool(self) or driver._new_pool(self, made_known=made)
                 except Exception as error:
                     watch.on_fault("noting a pool", error)
@@ -161,11 +162,13 @@ class Psycopg2:
         @functools.wraps(original)
         def _getconn(self: Any, key: Any = None) -> Any:
             __tracebackhide__ = True
-            maximum = watch.limits.max
+            maximum = ledger.present.limits.max
             connection = original(self, key) if maximum is None else limited(self, key, maximum)
             if watch.active:
                 try:
-                    checkout = ledger.check_out(ledger.pool(self) or driver._new_pool(self, made_known=False), connection)
+                    checkout = ledger.check_out(
+                        ledger.pool(self) or driver._new_pool(self, made_known=False), connection
+                    )
                     if key is not None and checkout is not None:
                         checkout.key_of_holder = _names_the_holder(key)
                 except Exception as error:
@@ -220,7 +223,7 @@ class Psycopg2:
     def _new_pool(self, pool: Any, *, made_known: bool) -> Pool:
         ledger = self._watch.ledger
         label = f"{type(pool).__name__}({pool.minconn}..{pool.maxconn})"
-        if self._watch.limits != Limits():
+        if ledger.present.limits != Limits():
             self.limit([pool])
         return ledger.add_pool(pool, self, label, capture(ledger.stops, 2), made_known=made_known)
 
@@ -254,10 +257,8 @@ class Psycopg2:
         connection.close()
         if pool is None or pool.closed:
             return
-        try:
+        with contextlib.suppress(Exception):  # the look at the pool's own books, below, tells
             pool.putconn(connection)
-        except Exception:  # noqa: S110 - the look at the pool's own books, below, tells
-            pass
         lock = getattr(pool, "_lock", None) or threading.Lock()
         with lock:
             if id(connection) in pool._rused:  # noqa: SLF001

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from pytest_poolguard.findings import CHECKED_OUT, EXPECTED, SERVER_BACKEND, WARNED, Finding, connections
+from pytest_poolguard.origin import Place
 from pytest_poolguard.reports.text import block, grouped
 from pytest_poolguard.tally import Tally
 
 __all__ = ["title", "write"]
 
-#: Blocks and rows shown without -v.
-BLOCKS, ROWS = 3, 15
+#: Blocks, rows and places of open pools shown without -v.
+BLOCKS, ROWS, PLACES = 3, 15, 3
 
 
 def title(tally: Tally) -> str:
@@ -43,7 +44,9 @@ def write(terminal: Any, tally: Tally, verbosity: int) -> None:
     if not tally.findings and not lines:
         return
     fails = tally.fails_the_run or tally.faults
-    terminal.write_sep("=", title(tally), **({"red": True} if fails else {"yellow": True} if tally.findings else {}))
+    terminal.write_sep(
+        "=", title(tally), **({"red": True} if fails else {"yellow": True} if tally.findings else {})
+    )
     groups = grouped(tally.untold)
     shown = groups if verbosity > 0 else groups[:BLOCKS]
     for group in shown:
@@ -100,20 +103,25 @@ def _notices(tally: Tally, verbosity: int) -> list[str]:
     if not tally.patched:
         lines.append("poolguard: no connection pool was seen in this run: psycopg2 was never imported")
     elif not tally.pools:
-        lines.append(f"poolguard: no connection pool was seen in this run ({', '.join(tally.patched)} was imported)")
+        lines.append(
+            f"poolguard: no connection pool was seen in this run ({', '.join(tally.patched)} was imported)"
+        )
     elif verbosity > 0:
         lines.append(
             f"poolguard: {connections(tally.taken)} taken from {tally.pools} pools of {', '.join(tally.patched)}"
         )
     if tally.open_pools:
-        idle = sum(count for _, count in tally.open_pools)
-        places = list(dict.fromkeys(str(place) for place, _ in tally.open_pools if place is not None))
-        more = f" and {len(places) - 3} more" if len(places) > 3 and verbosity <= 0 else ""
-        shown = places if verbosity > 0 else places[:3]
-        pools = "a pool" if len(tally.open_pools) == 1 else f"{len(tally.open_pools)} pools"
-        lines.append(
-            f"poolguard: {connections(idle)} idle in {pools} still open at the end, made at {', '.join(shown)}{more}"
-        )
+        lines.append(f"poolguard: {_idle(tally.open_pools, verbosity)}")
     lines += [f"poolguard: {notice}" for notice in tally.notices]
     lines += [f"poolguard: internal error, the results are as without it: {fault}" for fault in tally.faults]
     return lines
+
+
+def _idle(open_pools: list[tuple[Place | None, int]], verbosity: int) -> str:
+    """What lies idle in pools that were still open at the end: no leak, but good to know."""
+    idle = sum(count for _, count in open_pools)
+    pools = "a pool" if len(open_pools) == 1 else f"{len(open_pools)} pools"
+    places = list(dict.fromkeys(str(place) for place, _ in open_pools if place is not None))
+    shown = places if verbosity > 0 else places[:PLACES]
+    more = f" and {len(places) - len(shown)} more" if len(shown) < len(places) else ""
+    return f"{connections(idle)} idle in {pools} still open at the end, made at {', '.join(shown)}{more}"

@@ -10,6 +10,7 @@ from pytest_poolguard.origin import Place
 __all__ = ["age", "block", "blocks", "grouped"]
 
 PHASES = {"setup": "set-up", "body": "body", "teardown": "teardown"}
+MINUTE = 60
 #: Frames shown without -v: so many outermost ones, so many innermost ones.
 OUTER, INNER = 2, 6
 
@@ -18,9 +19,9 @@ def age(seconds: float) -> str:
     """A duration as a person says it."""
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
+    if seconds < MINUTE:
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, rest = divmod(round(seconds), MINUTE)
     return f"{minutes} min {rest} s"
 
 

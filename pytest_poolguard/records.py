@@ -1,0 +1,131 @@
+"""What the ledger has on record: owners, pools, opened connections, checkouts.
+
+None of them keeps a connection or a pool alive.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import CodeType
+from typing import Any
+
+from pytest_poolguard.origin import Origin
+
+__all__ = ["Checkout", "Limits", "Opening", "Owner", "Pool"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a test allows its pools, and those of its own fixtures."""
+
+    max: int | None = None  #: connections that each pool hands out at once
+    timeout: float | None = None  #: seconds that taking a connection may block
+    hold: float | None = None  #: seconds that one connection may be out
+
+
+@dataclass(eq=False)
+class Owner:
+    """The test, fixture or session that answers for the connections taken while it runs."""
+
+    kind: str  #: "test", "fixture" or "session"
+    name: str
+    nodeid: str = ""  #: the test; for a fixture the test that asked for it first; empty for the session
+    scope: str = ""  #: a fixture's scope
+    defined_at: str = ""  #: a fixture's file and line
+    limits: Limits = Limits()  #: what its test's marker allows; a wider fixture has none
+    phase: str = "setup"  #: what of it is running: "setup", "body" or "teardown"
+    finished: bool = False
+    threads: frozenset[threading.Thread] = frozenset()  #: while a test runs: those that ran before it began
+    code: CodeType | None = None  #: a fixture's function
+    value: Callable[[], object] = lambda: None  #: what a fixture returned
+    out: dict[int, Checkout] = field(default_factory=dict)
+    peak: int = 0  #: most connections out at once
+
+
+class Pool:
+    """What is remembered of one pool; never the pool itself."""
+
+    __slots__ = ("__weakref__", "driver", "label", "made", "made_known", "owner", "ref")
+
+    def __init__(
+        self, pool: object, driver: Any, label: str, made: Origin, owner: Owner, *, made_known: bool
+    ) -> None:
+        self.ref = weakref.ref(pool)
+        self.driver = driver
+        self.label = label  #: class and size: ``ThreadedConnectionPool(1..10)``
+        self.made = made
+        self.made_known = made_known  #: else ``made`` is where it was first used
+        self.owner = owner
+
+    def is_open(self) -> bool:
+        """Whether the pool still exists and can hand out connections."""
+        pool = self.ref()
+        return pool is not None and bool(self.driver.is_open(pool))
+
+
+class Opening:
+    """One connection to a server, opened by this process: where, by whom, and the backend behind it."""
+
+    __slots__ = ("__weakref__", "at", "backend_pid", "driver", "opened", "owner", "pool", "ref", "server")
+
+    def __init__(self, connection: object, driver: Any, opened: Origin, owner: Owner) -> None:
+        self.ref = weakref.ref(connection)
+        self.driver = driver
+        self.opened = opened
+        self.owner = owner
+        self.pool: Pool | None = None
+        self.backend_pid: int | None = None
+        self.server: Any = None  #: which server, as the driver names it; None where there is no real one
+        self.at = time.monotonic()
+
+    def is_closed(self) -> bool:
+        """Whether this end of the connection is closed, or gone."""
+        connection = self.ref()
+        return connection is None or bool(self.driver.state(connection).closed)
+
+
+class Checkout:
+    """A connection taken from a pool and not yet returned."""
+
+    __slots__ = (
+        "carried",
+        "cause",
+        "closed_while_running",
+        "closed_with_pool",
+        "connection",
+        "held",
+        "key",
+        "key_of_holder",
+        "noted",
+        "origin",
+        "owner",
+        "phase",
+        "pool",
+        "since",
+        "taken_by",
+        "thread",
+    )
+
+    def __init__(
+        self, pool: Pool, connection: object, origin: Origin, owner: Owner, since: float, thread: Any
+    ) -> None:
+        self.pool = pool
+        self.connection = weakref.ref(connection)
+        self.key = id(connection)  #: where the books have it
+        self.origin = origin
+        self.owner = owner  #: who answers for it; changes when it is carried over
+        self.taken_by = owner
+        self.phase = owner.phase
+        self.since = since
+        self.thread = thread  #: the holder; None for the main thread, a bare ident for a foreign thread
+        self.held: float | None = None  #: seconds, once returned
+        self.key_of_holder = False  #: taken under the holder's own process or thread id as key
+        self.cause: tuple[str, str] | None = None  #: a failed return: what happened, detail
+        self.closed_with_pool: Origin | None = None  #: where its pool was closed while it was out
+        self.closed_while_running = False  #: by the code that took it, not by a teardown after it
+        self.noted: Any = None  #: the finding it would be, made while its pool was still open
+        self.carried = ""  #: why it was carried over to a longer-lived owner
