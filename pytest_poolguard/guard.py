@@ -25,7 +25,7 @@ from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.marker import Expectations, expectations
 from pytest_poolguard.origin import SourceTree, printable
 from pytest_poolguard.owners import Owners, boundaries
-from pytest_poolguard.records import Limits, Opening, Owner
+from pytest_poolguard.records import Opening, Owner
 from pytest_poolguard.server import Connect, ServerWatch
 from pytest_poolguard.settings import Settings
 from pytest_poolguard.tally import Tally
@@ -132,11 +132,7 @@ class Guard:
         self.found = []
         self.ledger.overdue = []
         self.expected = expectations(item)
-        limits = self.expected.limits
-        self.owners.begin_test(item, limits)
-        if limits != Limits():
-            for pool in self.ledger.pools():
-                pool.driver.limit([pool.ref()])
+        self.owners.begin_test(item, self.expected.limits)
 
     def end_test(self) -> None:
         """A test's teardown is over."""
@@ -145,7 +141,7 @@ class Guard:
 
     def _test_ends(self, test: Owner) -> None:
         with self.shield("looking at a test's connections"):
-            self.judge.note(test)
+            self.judge.look(test)
 
     def _owner_ended(self, owner: Owner) -> None:
         if not owner.out and not self.ledger.session.out:

@@ -44,24 +44,23 @@ class Judge:
         self._reclaim = reclaim
         self._look = look  #: asks the server about the backends of findings
 
-    def note(self, owner: Owner) -> None:
-        """Look at what an owner has out: later its pool may be closed, and there is nothing left to see."""
+    def look(self, owner: Owner) -> None:
+        """See what an owner has out while its surroundings are there: later the pool may be closed.
+
+        Finds who else answers for it, and waits for those who could still return it.
+        """
         new = [checkout for checkout in self._ledger.outstanding(owner) if checkout.noted is None]
         for checkout in new:
             checkout.noted = self._describe.leak(checkout)
         openings = [(checkout.noted, self._ledger.opening(checkout.connection())) for checkout in new]
         self._look([(finding, opening) for finding, opening in openings if opening and not opening.is_closed()])
+        own = [c for c in new if not self._is_kept_for_its_holder(c) and not self._is_carried_over(c, owner)]
+        holders.wait(own, self._grace)
 
     def end(self, owner: Owner) -> list[Finding]:
         """The leaks of a test or fixture that has ended."""
-        self.note(owner)
-        outstanding = [
-            checkout
-            for checkout in self._ledger.outstanding(owner)
-            if not self._is_kept_for_its_holder(checkout) and not self._is_carried_over(checkout, owner)
-        ]
-        holders.wait(outstanding, self._grace)
-        return self._tell(checkout for checkout in outstanding if checkout.held is None)
+        self.look(owner)
+        return self._tell(self._ledger.outstanding(owner))
 
     def dropped(self) -> list[Finding]:
         """The leaks among the connections that were carried over for the sake of a holder that let go of them."""
@@ -124,6 +123,9 @@ class Judge:
             return fixture, f"a function that fixture {fixture.name} handed out took it"
         if holders.is_referenced(checkout):
             connection, pool = checkout.connection(), checkout.pool.ref()
+            if holders.reaches(owner.value(), connection, pool):
+                # What an xunit set-up leaves in its class or module is its own to return, whoever reaches it there.
+                return None, ""
             for fixture in wider:
                 if holders.reaches(fixture.value(), connection, pool):
                     return fixture, f"what fixture {fixture.name} returned holds it"

@@ -149,7 +149,7 @@ class Owners:
 
         def value() -> object:
             if xunit:  # what such a function makes, it keeps on the class or module
-                return getattr(getattr(request.node, "obj", None), "__dict__", None)
+                return dict(getattr(getattr(request.node, "obj", None), "__dict__", {}))
             result = fixturedef.cached_result
             return result[0] if result is not None else None
 
@@ -171,10 +171,11 @@ class Owners:
 
     # a library that is imported in the middle of the run
 
-    def adopt(self, begin_test: Callable[[pytest.Item], None]) -> None:
+    def adopt(self, config: pytest.Config, begin_test: Callable[[pytest.Item], None]) -> None:
         """Take up what pytest is running now: the watch begins with the first library that is imported.
 
         The hooks' arguments stand in the frames of pytest's own implementations, under their specified names.
+        Frames of another run are no concern of ours: a plugin's own tests run pytest inside of pytest.
         """
         frame: FrameType | None = sys._current_frames().get(self.ledger.main_thread)  # noqa: SLF001
         running: list[FrameType] = []
@@ -187,11 +188,12 @@ class Owners:
             _code(runner.pytest_runtest_teardown): "teardown",
         }
         for frame in reversed(running):
-            if frame.f_code in phases:
-                begin_test(frame.f_locals["item"])
+            variables = frame.f_locals
+            if frame.f_code in phases and variables["item"].config is config:
+                begin_test(variables["item"])
                 self.enter(phases[frame.f_code])
-            elif frame.f_code is _code(fixtures.pytest_fixture_setup):
-                self.begin_fixture(frame.f_locals["fixturedef"], frame.f_locals["request"])
+            elif frame.f_code is _code(fixtures.pytest_fixture_setup) and variables["request"].config is config:
+                self.begin_fixture(variables["fixturedef"], variables["request"])
 
 
 def _code(function: Any) -> CodeType:

@@ -64,7 +64,7 @@ def watch_tests(config: pytest.Config) -> None:
     """A watched library was imported: from now on every test and fixture has an owner."""
     guard = config.stash[GUARD]
     config.pluginmanager.register(TestHooks(guard), TEST_HOOKS)
-    guard.owners.adopt(guard.begin_test)
+    guard.owners.adopt(config, guard.begin_test)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ It knows no test framework. Nothing here imports a library: see ``imports``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol
@@ -54,9 +54,6 @@ class Driver(Protocol):
 
     def version(self) -> str:
         """The installed version, "unknown" where it can't be told."""
-
-    def limit(self, pools: Iterable[Any]) -> None:
-        """See that the limits of the present owner can hold for these pools."""
 
     def state(self, connection: Any) -> State:
         """Look at a connection; never raises, never talks to the server."""

@@ -28,7 +28,7 @@ PAUSE = 0.005
 
 
 def bound(pool: Any, library: Any, watch: Watch, patches: Patches) -> None:
-    """Let the limits of the present owner hold for a pool whose class waits; others need nothing.
+    """Let the present owner's limits hold for a pool whose class waits; others look at them by themselves.
 
     ``library`` is the module ``psycopg2.pool``.
     """
@@ -56,6 +56,8 @@ def _bounded(original: Callable[..., Any], error: type[Exception], watch: Watch)
     def getconn(self: Any, *args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
         limits = watch.ledger.present.limits
+        if limits.max is None and limits.timeout is None:
+            return original(self, *args, **kwargs)
         deadline = None if limits.timeout is None else time.monotonic() + limits.timeout
         while limits.max is not None and len(self._used) >= limits.max:
             if deadline is not None and time.monotonic() >= deadline:

@@ -12,7 +12,7 @@ import functools
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -20,7 +20,7 @@ from pytest_poolguard.drivers import State, Unsupported, Watch
 from pytest_poolguard.drivers.blocking import bound
 from pytest_poolguard.drivers.patching import Patches, class_tree
 from pytest_poolguard.origin import capture, printable
-from pytest_poolguard.records import Checkout, Limits, Pool
+from pytest_poolguard.records import Checkout, Pool
 
 __all__ = ["Psycopg2"]
 
@@ -53,11 +53,6 @@ class Psycopg2:
     def undo(self) -> None:
         """Give psycopg2 its functions back."""
         self._patches.undo()
-
-    def limit(self, pools: Iterable[Any]) -> None:
-        """Most pools ask for the limits themselves; those whose class waits have to be bounded."""
-        for pool in pools:
-            bound(pool, self._pool_module, self._watch, self._patches)
 
     def state(self, connection: Any) -> State:
         """What libpq knows of the connection."""
@@ -223,8 +218,7 @@ class Psycopg2:
     def _new_pool(self, pool: Any, *, made_known: bool) -> Pool:
         ledger = self._watch.ledger
         label = f"{type(pool).__name__}({pool.minconn}..{pool.maxconn})"
-        if ledger.present.limits != Limits():
-            self.limit([pool])
+        bound(pool, self._pool_module, self._watch, self._patches)
         return ledger.add_pool(pool, self, label, capture(ledger.stops, 2), made_known=made_known)
 
     def _not_returned(self, pool: Any, conn: Any, checkout: Checkout, error: BaseException) -> None:
