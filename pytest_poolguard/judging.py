@@ -124,7 +124,7 @@ class Judge:
         if holders.is_referenced(checkout):
             connection, pool = checkout.connection(), checkout.pool.ref()
             if holders.reaches(owner.value(), connection, pool):
-                # What an xunit set-up leaves in its class or module is its own to return, whoever reaches it there.
+                # What an xunit set-up leaves in its class or module is its own to return.
                 return None, ""
             for fixture in wider:
                 if holders.reaches(fixture.value(), connection, pool):

@@ -16,6 +16,9 @@ import pytest
 
 pytest_plugins = ["pytester"]
 
+#: Every inner run's own.
+INI = "[pytest]\nasyncio_default_fixture_loop_scope = function\n"
+
 HEADER = """
 import os, threading, time
 import psycopg2, pytest
@@ -109,6 +112,10 @@ class Suite:
         path.write_text(source)
         return path
 
+    def setting(self, name: str, value: str) -> None:
+        """Give an ini key a value."""
+        self.pytester.makeini(f"{INI}{name} = {value}\n")
+
     def run(self, source: str, *args: str, header: str = HEADER, subprocess: bool = False) -> Run:
         """Run a test module (with a module-scoped fixture ``pool``) and what else was written."""
         self.file("test_suite.py", header + source)
@@ -128,7 +135,7 @@ class Suite:
 @pytest.fixture
 def suite(pytester: pytest.Pytester, dsn: str, monkeypatch: pytest.MonkeyPatch) -> Suite:
     monkeypatch.setenv("SUITE_DSN", dsn)
-    pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
+    pytester.makeini(INI)
     return Suite(pytester)
 
 

@@ -223,14 +223,14 @@ def test_later(pool):
 
 
 def test_warn_can_be_set_in_the_ini_file(suite):
-    suite.pytester.makeini("[pytest]\npoolguard = warn\n")
+    suite.setting("poolguard", "warn")
     run = suite.run(LEAK)
     run.assert_outcomes(passed=2)
     assert len(run.findings) == 1
 
 
 def test_a_flag_wins_over_the_ini_file(suite):
-    suite.pytester.makeini("[pytest]\npoolguard = warn\n")
+    suite.setting("poolguard", "warn")
     suite.run(LEAK, "--poolguard=fail").assert_outcomes(failed=1, passed=1)
 
 
