@@ -86,13 +86,14 @@ def example(*arguments: str) -> int:
 
 def tests(*arguments: str) -> int:
     """Run the project's tests; with arguments for pytest, their coverage needs not be complete."""
-    python = environment("test")
-    run(python, "coverage", "erase")
-    cache = f"--override-ini=cache_dir={workplace() / '.pytest_cache'}"
-    failed = run(python, "coverage", "run", "-m", "pytest", cache, *arguments)
-    run(python, "coverage", "combine", "-q")
-    uncovered = run(python, "coverage", "report", *(["--fail-under=0"] if arguments else []))
-    return failed or uncovered
+    options = [
+        f"--override-ini=cache_dir={workplace() / '.pytest_cache'}",
+        *("-n", "auto", "--maxprocesses=4", "--dist=worksteal"),
+        *("--cov", "--cov-report=term-missing:skip-covered"),
+    ]
+    if arguments:
+        options.append("--cov-fail-under=0")
+    return run(environment("test"), "pytest", *options, *arguments)
 
 
 def lint() -> int:

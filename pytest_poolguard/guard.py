@@ -62,7 +62,7 @@ class Guard:
             look=self._look_at_server,
         )
         self.server = ServerWatch(settings.dsn, self.tally.notices) if settings.server != "off" else None
-        self.watch = Watch(self.ledger, self.fault, self._connected)
+        self.watch = Watch(self.ledger, self.lose_the_books, self._connected)
         self._drivers: list[Driver] = [Psycopg2(self.watch)]
         self._on_first_import = on_first_import
         self._imports = ImportWatch(
@@ -109,6 +109,12 @@ class Guard:
 
     # faults of our own
 
+    def lose_the_books(self, doing: str, error: BaseException) -> None:
+        """Give up after an exception of our own that may have left a return unnoticed: nobody is accused then."""
+        self.fault(f"{doing}; nothing was judged from then on", error)
+        self.watch.active = False
+        self.ledger.forget()
+
     def fault(self, doing: str, error: BaseException) -> None:
         """Note an exception of our own; the run goes on as without us."""
         last = traceback.extract_tb(error.__traceback__)[-1:]
@@ -118,12 +124,12 @@ class Guard:
             self.tally.faults.append(text)
 
     @contextmanager
-    def shield(self, doing: str) -> Iterator[None]:
-        """Keep exceptions of our own out of the run."""
+    def shield(self, doing: str, *, books: bool = False) -> Iterator[None]:
+        """Keep exceptions of our own out of the run; ``books`` where they make the books unreliable."""
         try:
             yield
         except Exception as error:
-            self.fault(doing, error)
+            (self.lose_the_books if books else self.fault)(doing, error)
 
     # tests
 

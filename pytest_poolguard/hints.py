@@ -91,18 +91,26 @@ class Hints:
                 "if __enter__ raises after it has taken a connection, __exit__ is not called; "
                 f"call {give}() in an except block of __enter__"
             )
-        lines = [call.lineno for call in source.calls(function, give) if not source.is_final(call)]
-        if not lines:
+        calls = list(source.calls(function, give))
+        if not calls:
             return ""
+        early = [call for call in calls if not source.is_final(call)]
+        line = (early or calls)[0].lineno
         if keeper.code.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR):
+            cure = "put it in a finally block" if early else "run it to its end, or close it"
             return (
-                f"{name} is a generator that was not run to its end, so its {give}() in line {lines[0]} was not "
-                "reached; put it in a finally block"
+                f"{name} is a generator that was not run to its end, so its {give}() in line {line} "
+                f"was not reached; {cure}"
             )
-        exits = source.exits(function, keeper.place.line, lines[0])
+        if not early:
+            return (
+                f"{name} has its {give}() in line {line}, but this connection did not come back by it: "
+                f"is {give} replaced, or called with another connection?"
+            )
+        exits = source.exits(function, keeper.place.line, line)
         # What took the way out can't be told: any call in between may have raised, too.
         way = f" (line {exits[0]} leaves before it)" if len(exits) == 1 else ""
-        return f"{name} did not reach its {give}() in line {lines[0]}{way}; put it in a finally block"
+        return f"{name} did not reach its {give}() in line {line}{way}; put it in a finally block"
 
     def keeper(self, checkout: Checkout) -> Keeper | None:
         """Who should have returned a connection; None where no code of the project took it."""

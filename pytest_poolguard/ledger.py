@@ -140,6 +140,12 @@ class Ledger:
         self._out.pop(checkout.key, None)
         checkout.owner.out.pop(checkout.key, None)
 
+    def forget(self) -> None:
+        """Strike out everything that is out: the books have become wrong."""
+        for checkout in self.outstanding():
+            self.settle(checkout)
+        self.overdue.clear()
+
     def _rekey(self, checkout: Checkout) -> None:
         self._lost -= 1
         self._out[self._lost] = self._out.pop(checkout.key)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any, Literal
 
 import pytest
@@ -50,13 +52,39 @@ def expectations(item: pytest.Item) -> Expectations:
     return Expectations(**arguments)
 
 
-def marker_errors(item: pytest.Item) -> list[str]:
-    """What is wrong with the pool markers of a test, in words that name the test and the argument."""
-    return [
+def marker_errors(collector: pytest.Collector, collected: Iterable[object]) -> list[str]:
+    """What is wrong with the pool markers of what was collected, naming the test and the argument."""
+    collected = list(collected)
+    wrong = [
         f"@pytest.mark.pool on {item.nodeid}: {error}"
+        for item in collected
+        if isinstance(item, pytest.Item)
         for mark in item.iter_markers("pool")
         for error in _errors(mark)
     ]
+    return wrong + _misplaced(collector, collected)
+
+
+def _misplaced(collector: pytest.Collector, collected: Iterable[object]) -> list[str]:
+    """The functions of a module or class that have a pool marker, but are no tests: it has no effect there."""
+    if not isinstance(collector, pytest.Module | pytest.Class):
+        return []
+    tests = {inspect.unwrap(node.obj) for node in collected if isinstance(node, pytest.Function)}
+    return [
+        f"@pytest.mark.pool on {collector.nodeid}::{name}: this is no test, so it has no effect: "
+        "mark the tests that use it"
+        for name, function in _functions(collector.obj)
+        if function not in tests and any(mark.name == "pool" for mark in getattr(function, "pytestmark", ()))
+    ]
+
+
+def _functions(holder: object) -> Iterator[tuple[str, FunctionType]]:
+    """The functions of a module or class and what fixtures were made of; no mock is asked for anything."""
+    for name, value in list(vars(holder).items()):
+        if isinstance(value, FunctionType) or type(value).__module__ == "_pytest.fixtures":
+            function = inspect.unwrap(value)
+            if isinstance(function, FunctionType):
+                yield name, function
 
 
 def _errors(mark: pytest.Mark) -> Iterator[str]:

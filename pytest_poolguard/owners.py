@@ -11,8 +11,7 @@ import inspect
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from types import CodeType, FrameType
 from typing import Any
@@ -108,29 +107,21 @@ class Owners:
 
     # fixtures
 
-    @contextmanager
-    def fixture_setup(
-        self, fixturedef: fixtures.FixtureDef[Any], request: pytest.FixtureRequest
-    ) -> Iterator[None]:
-        """A fixture's function runs up to its ``yield`` or ``return``."""
-        before = self.ledger.present
-        owner = self.begin_fixture(fixturedef, request)
-        try:
-            yield
-        finally:
-            self.ledger.present = before
-            fixturedef.addfinalizer(partial(self._begin_teardown, owner))
-            if self.test is not None and owner.scope != "function":  # a worker that it started outlives the test
-                self.test.threads = frozenset(threading.enumerate())
-
-    def begin_fixture(self, fixturedef: fixtures.FixtureDef[Any], request: pytest.FixtureRequest) -> Owner:
-        """A fixture's set-up begins; its end is taken care of."""
+    def begin_fixture(self, fixturedef: fixtures.FixtureDef[Any], request: pytest.FixtureRequest) -> None:
+        """A fixture's function runs up to its ``yield`` or ``return``; its end is taken care of."""
         self._look_out_for_own_end()
         owner = self._fixture(fixturedef, request)
         fixturedef.addfinalizer(partial(self._end_fixture, owner))
         self.fixtures.append(owner)
         self.ledger.present = owner
-        return owner
+
+    def end_setup(self, fixturedef: fixtures.FixtureDef[Any], before: Owner) -> None:
+        """A fixture's function came to its ``yield`` or ``return``; ``before`` it, that one was present."""
+        owner = self.ledger.present
+        self.ledger.present = before
+        fixturedef.addfinalizer(partial(self._begin_teardown, owner))
+        if self.test is not None and owner.scope != "function":  # a worker that it started outlives the test
+            self.test.threads = frozenset(threading.enumerate())
 
     def _begin_teardown(self, owner: Owner) -> None:
         self._interrupted[owner] = self.ledger.present

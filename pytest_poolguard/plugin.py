@@ -84,18 +84,17 @@ class RunHooks:
         self.config = config
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_make_collect_report(self) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    def pytest_make_collect_report(
+        self, collector: pytest.Collector
+    ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
         report = yield
-        errors = [
-            error
-            for node in report.result or ()
-            if isinstance(node, pytest.Item)
-            for error in marker_errors(node)
-        ]
-        if errors:
-            report.outcome = "failed"
-            report.longrepr = CollectErrorRepr("\n".join(errors))
-            report.result = []
+        with self.guard.shield("reading the pool markers"):
+            # A module that could not be imported would be imported again for a look at it.
+            errors = marker_errors(collector, report.result) if report.passed else []
+            if errors:
+                report.outcome = "failed"
+                report.longrepr = CollectErrorRepr("\n".join(errors))
+                report.result = []
         return report
 
     @pytest.hookimpl(tryfirst=True)
@@ -165,17 +164,19 @@ class TestHooks:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, None, None]:
-        with self.guard.shield("beginning a test"):
+        with self.guard.shield("beginning a test", books=True):
             self.guard.begin_test(item)
         return (yield)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_call(self) -> None:
-        self.guard.owners.enter("body")
+        with self.guard.shield("beginning a test's body", books=True):
+            self.guard.owners.enter("body")
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self) -> Generator[None, None, None]:
-        self.guard.owners.enter("teardown")
+        with self.guard.shield("beginning a test's teardown", books=True):
+            self.guard.owners.enter("teardown")
         try:
             return (yield)
         finally:
@@ -186,8 +187,15 @@ class TestHooks:
     def pytest_fixture_setup(
         self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
     ) -> Generator[None, object, object]:
-        with self.guard.owners.fixture_setup(fixturedef, request):
+        owners = self.guard.owners
+        before = owners.ledger.present
+        with self.guard.shield("beginning a fixture", books=True):
+            owners.begin_fixture(fixturedef, request)
+        try:
             return (yield)
+        finally:
+            with self.guard.shield("ending a fixture's set-up", books=True):
+                owners.end_setup(fixturedef, before)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(

@@ -49,16 +49,18 @@ class Settling:
         guard = self._guard
         held = guard.deferral.report
         bearer = held or teardown
-        verdict = decide(
-            guard.take_findings(),
-            guard.expected,
-            mode=guard.settings.mode,
-            may_fail=self._status in ("passed", "failed"),
-        )
-        if bearer is not None and (verdict.findings or verdict.fails):
-            told = self._tell(item, bearer, verdict, item.config.get_verbosity())
-            guard.tally.carry(bearer, verdict.findings, told=told)
-        guard.deferral.release(item)
+        try:
+            verdict = decide(
+                guard.take_findings(),
+                guard.expected,
+                mode=guard.settings.mode,
+                may_fail=self._status in ("passed", "failed"),
+            )
+            if bearer is not None and (verdict.findings or verdict.fails):
+                told = self._tell(item, bearer, verdict, item.config.get_verbosity())
+                guard.tally.carry(bearer, verdict.findings, told=told)
+        finally:
+            guard.deferral.release(item)
 
     def _tell(self, item: pytest.Item, bearer: pytest.TestReport, verdict: Verdict, verbosity: int) -> bool:
         """Put a verdict into words where they belong; whether pytest will print them."""

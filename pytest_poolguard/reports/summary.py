@@ -113,7 +113,9 @@ def _notices(tally: Tally, verbosity: int) -> list[str]:
     if tally.open_pools:
         lines.append(f"poolguard: {_idle(tally.open_pools, verbosity)}")
     lines += [f"poolguard: {notice}" for notice in tally.notices]
-    lines += [f"poolguard: internal error, the results are as without it: {fault}" for fault in tally.faults]
+    shown = tally.faults if verbosity > 0 else tally.faults[:1]
+    more = f" (and {len(tally.faults) - 1} more, -v shows them)" if len(shown) < len(tally.faults) else ""
+    lines += [f"poolguard: internal error, the results are as without it: {fault}{more}" for fault in shown]
     return lines
 
 
