@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import tempfile
@@ -16,8 +17,10 @@ import pytest
 
 pytest_plugins = ["pytester"]
 
-#: Every inner run's own.
-INI = "[pytest]\nasyncio_default_fixture_loop_scope = function\n"
+#: Every inner run's own. pytest-asyncio says something about the loop's scope, where it knows of one.
+INI = "[pytest]\n"
+if tuple(map(int, importlib.metadata.version("pytest-asyncio").split(".")[:2])) >= (0, 24):
+    INI += "asyncio_default_fixture_loop_scope = function\n"
 
 HEADER = """
 import os, threading, time
