@@ -174,11 +174,13 @@ class TestHooks:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_call(self) -> None:
-        self.guard.owners.enter("body")
+        with self.guard.shield("entering a test's body"):
+            self.guard.owners.enter("body")
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self) -> Generator[None, None, None]:
-        self.guard.owners.enter("teardown")
+        with self.guard.shield("entering a test's teardown"):
+            self.guard.owners.enter("teardown")
         try:
             return (yield)
         finally:

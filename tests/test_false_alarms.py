@@ -477,3 +477,22 @@ def test_close_most():
     run.assert_silent(passed=13)
     assert run.text.count("still open at the end") == 1
     assert "3 connections idle in 3 pools still open at the end, made at test_suite.py:" in run.text
+
+
+def test_tests_that_are_never_set_up_are_silent(suite, processes):
+    suite.run(
+        """
+@pytest.mark.skip(reason="not today")
+def test_skipped(pool): pass
+
+@pytest.mark.skipif(True, reason="not here")
+def test_skipped_too(): pass
+
+@pytest.mark.xfail(run=False)
+def test_not_run(): pass
+
+def test_runs(pool):
+    pool.putconn(pool.getconn())
+""",
+        *processes,
+    ).assert_silent(passed=1, skipped=2, xfailed=1)
