@@ -176,6 +176,27 @@ def test_one_connection_that_a_module_keeps_for_all_tests_fails_nothing_and_is_t
     assert [(f["verdict"], f["note"]) for f in run.findings] == [("warned", "module test_suite holds it")]
 
 
+def test_connections_that_a_module_keeps_from_different_places_fail_nothing(suite):
+    run = suite.run(
+        """
+reader = writer = None
+
+def test_one(pool):
+    global reader
+    reader = pool.getconn()
+
+def test_two(pool):
+    global writer
+    writer = pool.getconn()
+
+def test_three(pool):
+    pool.getconn(key=os.getpid())
+"""
+    )
+    run.assert_outcomes(passed=3)
+    assert [f["verdict"] for f in run.findings] == ["warned"] * 3
+
+
 def test_a_module_that_collects_one_connection_after_the_other_leaks(suite):
     run = suite.run(
         """
