@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import difflib
 import os
 import re
 from collections.abc import Iterator
@@ -47,10 +48,14 @@ def test_a_generated_block_is_what_is_printed(document, printer):
     """``python3 run.py docs`` rewrites what differs."""
     text = document.read_text("utf-8")
     now = brought_up_to_date(text, printer)
-    if REWRITE and now != text:
-        document.write_text(now, "utf-8")
-    else:
-        assert now == text
+    if now == text:
+        return
+    if not REWRITE:
+        changes = "\n".join(
+            difflib.unified_diff(text.splitlines(), now.splitlines(), "written", "printed", "", "", 1)
+        )
+        pytest.fail(f"`python3 run.py docs` brings this up to date:\n{changes}", pytrace=False)
+    document.write_text(now, "utf-8")
 
 
 @EVERY_DOCUMENT
