@@ -4,8 +4,9 @@
 usage: python3 run.py example [ARGUMENT ...]  the example shop, first with its leaks, then without
        python3 run.py tests [ARGUMENT ...]    the project's tests, with their coverage
        python3 run.py lint                    ruff and mypy
+       python3 run.py docs                    rewrite the outputs that README.md and docs/ show
 
-Arguments go to pytest.
+The arguments of example and tests go to pytest.
 """
 
 import hashlib
@@ -96,6 +97,11 @@ def tests(*arguments: str) -> int:
     return run(environment("test"), "pytest", *options, *arguments)
 
 
+def docs() -> int:
+    """Let the documents show what is printed today."""
+    return run(environment("test"), "pytest", "-q", "tests/test_docs.py", POOLGUARD_REWRITE_DOCS="1")
+
+
 def lint() -> int:
     """Run every check of the source text, even when one has failed."""
     python = environment("lint")
@@ -105,14 +111,14 @@ def lint() -> int:
 
 def main(command: str = "--help", *arguments: str) -> int:
     """Do what the command line asks for."""
-    commands = {"example": example, "tests": tests, "lint": lint}
+    commands = {"example": example, "tests": tests, "lint": lint, "docs": docs}
     if command in ("-h", "--help"):
         print((__doc__ or "").partition("\n\n")[2].strip())
         return 0
     if command not in commands:
         sys.exit(f"run.py: there is no command {command!r}, only {', '.join(commands)}")
-    if command == "lint" and arguments:
-        sys.exit("run.py: lint takes no arguments")
+    if command in ("lint", "docs") and arguments:
+        sys.exit(f"run.py: {command} takes no arguments")
     try:
         return commands[command](*arguments)
     except subprocess.CalledProcessError as error:

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable
+from types import CodeType
 
 from pytest_poolguard import holders
 from pytest_poolguard.describe import Describe
@@ -146,9 +147,16 @@ class Judge:
     def _held_before(self, checkout: Checkout) -> bool:
         """Whether a module holds another one from the same place already: one is a singleton, two are a leak."""
         return any(
-            known.carried and known.origin[:2] == checkout.origin[:2] and known.thread is checkout.thread
+            known.carried
+            and self._own_frame(known) == self._own_frame(checkout)
+            and known.thread is checkout.thread
             for known in self._ledger.outstanding(self._ledger.session)
         )
+
+    def _own_frame(self, checkout: Checkout) -> tuple[CodeType, int] | None:
+        """The project's innermost frame of an origin; the pool's own frames are the same for everybody."""
+        frames = checkout.origin.frames()
+        return next((frame for frame in frames if self._tree.is_own(frame[0].co_filename)), None)
 
     # after the report
 

@@ -6,6 +6,7 @@ database pays nothing.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from typing import Any
 
@@ -119,7 +120,9 @@ class RunHooks:
         ):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         if output is None and self.guard.settings.json:
-            json_file.write(self.guard.settings.json, self.guard.tally)
+            # pytest's own directory: tests may have left the process in another one
+            folder = str(self.config.invocation_params.dir)
+            json_file.write(os.path.join(folder, self.guard.settings.json), self.guard.tally)
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         summary.write(terminalreporter, self.guard.tally, self.config.get_verbosity())

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from typing import Any
 
+from pytest_poolguard.origin import printable
 from pytest_poolguard.tally import Tally
 
 __all__ = ["as_json", "write"]
@@ -29,9 +29,12 @@ def as_json(tally: Tally) -> dict[str, Any]:
 
 
 def write(path: str, tally: Tally) -> None:
-    """Write the file whole or not at all; raises OSError where that can't be done."""
-    folder = os.path.dirname(os.path.abspath(path))
-    with tempfile.NamedTemporaryFile("w", dir=folder, delete=False, encoding="utf-8") as file:
-        json.dump(as_json(tally), file, indent=1)
-        file.write("\n")
-    os.replace(file.name, path)
+    """Write the file whole or not at all; where that can't be done, the summary says so."""
+    part = f"{path}.{os.getpid()}.part"
+    try:
+        with open(part, "w", encoding="utf-8") as file:
+            json.dump(as_json(tally), file, indent=1)
+            file.write("\n")
+        os.replace(part, path)
+    except OSError as error:
+        tally.notices.append(f"the findings could not be written to {printable(path)}: {error.strerror}")
