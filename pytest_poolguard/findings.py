@@ -137,7 +137,7 @@ def headline(findings: Iterable[Finding]) -> str:
     for kind, happened in (
         (CHECKED_OUT, "never returned"),
         (HELD_TOO_LONG, "held too long"),
-        (SERVER_BACKEND, "left open on the server"),
+        (SERVER_BACKEND, "left open"),
     ):
         count = sum(finding.kind == kind for finding in findings)
         if count:

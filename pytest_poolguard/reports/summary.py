@@ -79,7 +79,7 @@ def _section(terminal: Any, tally: Tally, verbosity: int, lines: Iterable[str]) 
     groups = grouped(tally.untold)
     shown = groups if verbosity > 0 else groups[:BLOCKS]
     for group in shown:
-        terminal.write_line(_heading(group[0]), bold=True)
+        terminal.write_line(_heading(group), bold=True)
         terminal.write_line(block(group, verbosity))
         terminal.write_line("")
     if len(shown) < len(groups):
@@ -96,22 +96,26 @@ def count_errors(terminal: Any, tally: Tally) -> None:
     Else its last line would be green. Only its short summary and its totals are still to come: there is no other
     record of these errors, as pytest can't select or run again what is no test.
     """
-    groups: dict[str, list[Finding]] = {}
+    by_site: dict[tuple[str, str], list[Finding]] = {}
     for finding in tally.outside:
         if finding.verdict == FAILED:
-            place = finding.nodeid or (finding.acquired.file if finding.acquired else "") or "poolguard"
-            groups.setdefault(place, []).append(finding)
-    for place, findings in groups.items():
-        terminal.stats.setdefault("error", []).append(error(place, headline(findings)))
+            by_site.setdefault((finding.kind, finding.site), []).append(finding)
+    for findings in by_site.values():
+        site = findings[0].acquired
+        about = findings[0].nodeid or (site.file if site is not None else "") or "poolguard"
+        terminal.stats.setdefault("error", []).append(error(about, headline(findings)))
 
 
-def _heading(finding: Finding) -> str:
+def _heading(group: list[Finding]) -> str:
+    finding = group[0]
     about = finding.nodeid or "outside any test"
     if finding.owner_kind == "fixture":
         about = f"fixture {finding.owner_name}"
     worker = f" [{finding.worker}]" if finding.worker else ""
+    others = len({(other.nodeid, other.owner_name, other.worker) for other in group}) - 1
+    more = f" and {others} more" if others else ""
     verdict = {WARNED: " (warning only)", EXPECTED: " (expected)"}.get(finding.verdict, "")
-    return f"{about}{worker}{verdict}"
+    return f"{about}{worker}{more}{verdict}"
 
 
 def _table(findings: list[Finding], verbosity: int) -> list[str]:
