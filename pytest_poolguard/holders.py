@@ -7,14 +7,16 @@ leaks.
 from __future__ import annotations
 
 import concurrent.futures.thread
+import contextlib
 import functools
 import gc
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
-from types import CodeType, FunctionType, ModuleType
+from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
+from types import CodeType, FunctionType, MemberDescriptorType, ModuleType
 from typing import Any
 
 from pytest_poolguard.records import Checkout, Owner
@@ -150,8 +152,20 @@ def _parts(thing: Any) -> list[object]:
             parts = type.__getattribute__(thing, "__dict__").values()
         elif kind is LRU_CACHE:
             parts = gc.get_referents(thing)
+        elif kind is ContextVar:
+            parts = [thing.get(None)]
         else:
-            parts = object.__getattribute__(thing, "__dict__").values()
+            parts = _attributes(thing, kind)
         return list(parts)
-    except Exception:  # no __dict__, or one that changes under our hands
+    except Exception:  # one that changes under our hands
         return []
+
+
+def _attributes(thing: object, kind: type) -> Iterator[object]:
+    with contextlib.suppress(AttributeError):
+        yield from list(object.__getattribute__(thing, "__dict__").values())
+    for base in kind.__mro__:
+        for slot in vars(base).values():
+            if type(slot) is MemberDescriptorType:
+                with contextlib.suppress(AttributeError):  # an empty one
+                    yield slot.__get__(thing)

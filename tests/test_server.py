@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 LEFT = """
@@ -38,9 +40,10 @@ def test_it_is_silent_once_it_is_closed(suite, processes):
     suite.run(LEFT.replace("CLOSE", "conn.close()"), *processes).assert_silent(passed=2)
 
 
-def test_the_section_tells_the_backend_and_who_opened_it_where(suite):
-    run = suite.run(LEFT.replace("CLOSE", "open('pid', 'w').write(str(conn.info.backend_pid))"))
-    pid = (suite.path / "pid").read_text()
+def test_the_section_tells_the_backend_and_who_opened_it_where(suite, monkeypatch):
+    monkeypatch.setenv("PID", "")
+    run = suite.run(LEFT.replace("CLOSE", "os.environ['PID'] = str(conn.info.backend_pid)"))
+    pid = os.environ["PID"]
     run.result.stdout.fnmatch_lines(
         [
             "=*= poolguard: 1 connection left on the server, 1 site =*=",
@@ -219,12 +222,28 @@ class Db:
 
 get = Db.open
 """
+CONTEXT = """
+from contextvars import ContextVar
+conn = ContextVar("conn")
+
+def get():
+    conn.set(connect())
+"""
+SLOTS = """
+class Db:
+    __slots__ = ("conn", "other")
+
+db = Db()
+
+def get():
+    db.conn = connect()
+"""
 
 
 @pytest.mark.parametrize(
     ("keeper", "count"),
-    [(SINGLETON, 1), (CACHE, 1), (KEYED, 1), (HOMEMADE_POOL, 3), (CLASS, 1)],
-    ids=["singleton", "cache", "keyed", "pool", "class"],
+    [(SINGLETON, 1), (CACHE, 1), (KEYED, 1), (HOMEMADE_POOL, 3), (CLASS, 1), (CONTEXT, 1), (SLOTS, 1)],
+    ids=["singleton", "cache", "keyed", "pool", "class", "context", "slots"],
 )
 def test_what_the_application_keeps_for_its_whole_life_is_told_and_fails_nothing(suite, keeper, count):
     suite.file("shop.py", SHOP + keeper)
