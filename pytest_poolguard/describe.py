@@ -6,7 +6,7 @@ import sys
 import threading
 
 from pytest_poolguard.drivers import State
-from pytest_poolguard.findings import CHECKED_OUT, HELD_TOO_LONG, SERVER_BACKEND, Finding
+from pytest_poolguard.findings import CHECKED_OUT, HELD_TOO_LONG, SERVER_BACKEND, WARNED, Finding
 from pytest_poolguard.hints import Hints
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.origin import Place, SourceTree, printable
@@ -16,13 +16,13 @@ __all__ = ["Describe"]
 
 
 class Describe:
-    """Makes findings. ``worker`` is the xdist worker's id, empty in a plain run."""
+    """Makes findings."""
 
-    def __init__(self, ledger: Ledger, tree: SourceTree, worker: str = "") -> None:
+    def __init__(self, ledger: Ledger, tree: SourceTree) -> None:
         self._ledger = ledger
         self._tree = tree
         self._hints = Hints(tree)
-        self._worker = worker
+        self.worker = ""  #: the xdist worker's id, empty in a plain run
 
     def leak(self, checkout: Checkout) -> Finding:
         """A connection that was not returned, as things are now."""
@@ -46,15 +46,21 @@ class Describe:
         finding.hint = "return it before the slow part, or raise hold in @pytest.mark.pool"
         return finding
 
-    def backend(self, opening: Opening, server: dict[str, str]) -> Finding:
+    def backend(self, opening: Opening, server: dict[str, str], reason_to_stay: str = "") -> Finding:
         """A connection that this process still has open at the end of the run."""
-        finding = self._finding(SERVER_BACKEND, "psycopg2", opening.pool, opening.owner)
+        finding = self._finding(SERVER_BACKEND, opening.driver.library, opening.pool, opening.owner)
+        finding.phase = opening.phase
         finding.acquired = self._tree.site(opening.opened)
         finding.stack = self._tree.stack(opening.opened)
         finding.backend_pid = opening.backend_pid
         finding.server = server
-        finding.transaction_status = server.get("state", "")
-        finding.hint = "close it in the teardown of whatever opened it"
+        finding.transaction_status = server["state"]
+        finding.note = reason_to_stay
+        if reason_to_stay:
+            finding.verdict = WARNED
+        else:
+            opened_in = f"fixture {finding.owner_name}" if opening.owner.kind == "fixture" else "the test"
+            finding.hint = f"close it at the end of {opened_in}"
         return finding
 
     def _checkout(self, kind: str, checkout: Checkout) -> Finding:
@@ -82,7 +88,7 @@ class Describe:
             nodeid=printable(owner.nodeid),
             pool_made=self.made(pool) if pool is not None else None,
             pool_first_used=pool is not None and not pool.made_known,
-            worker=self._worker,
+            worker=self.worker,
         )
 
     def made(self, pool: Pool) -> Place | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-__all__ = ["fail"]
+__all__ = ["error", "fail"]
 
 
 def fail(item: pytest.Item, report: pytest.TestReport, text: str, headline: str) -> None:
@@ -22,3 +22,11 @@ def fail(item: pytest.Item, report: pytest.TestReport, text: str, headline: str)
         crash.message = headline
     report.outcome = "failed"
     report.longrepr = longrepr
+
+
+def error(nodeid: str, headline: str) -> pytest.TestReport:
+    """The report of an error outside of any test's run, for the short summary and the totals."""
+    call = pytest.CallInfo.from_call(lambda: pytest.fail(headline, pytrace=False), when="teardown")
+    longrepr: Any = call.excinfo.getrepr(style="native") if call.excinfo is not None else None
+    longrepr.reprcrash.message = headline
+    return pytest.TestReport(nodeid, (nodeid, None, nodeid), {}, "failed", longrepr, "teardown")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -19,14 +20,15 @@ from pytest_poolguard.describe import Describe
 from pytest_poolguard.drivers import Driver, Watch
 from pytest_poolguard.drivers.imports import ImportWatch
 from pytest_poolguard.drivers.psycopg2 import Psycopg2
-from pytest_poolguard.findings import FAILED, WARNED, Finding
+from pytest_poolguard.findings import FAILED, WARNED, Finding, connections
 from pytest_poolguard.judging import Judge
 from pytest_poolguard.ledger import Ledger
+from pytest_poolguard.leftovers import Leftovers
 from pytest_poolguard.marker import Expectations, expectations
 from pytest_poolguard.origin import SourceTree, printable
 from pytest_poolguard.owners import Owners, boundaries
 from pytest_poolguard.records import Opening, Owner
-from pytest_poolguard.server import Connect, ServerWatch
+from pytest_poolguard.server import Ask, ServerWatch
 from pytest_poolguard.settings import Settings
 from pytest_poolguard.tally import Tally
 
@@ -50,8 +52,7 @@ class Guard:
         self.ledger = Ledger(self.clock, Owner("session", "session", phase=""), boundaries())
         self.owners = Owners(self.ledger, self._owner_ended, self._test_ends)
         tree = SourceTree(str(config.rootpath), (os.path.dirname(pytest.__file__), os.path.dirname(__file__)))
-        worker = getattr(config, "workerinput", {}).get("workerid", "")
-        self.describe = Describe(self.ledger, tree, worker)
+        self.describe = Describe(self.ledger, tree)
         self.judge = Judge(
             self.ledger,
             self.owners,
@@ -61,6 +62,7 @@ class Guard:
             reclaim=settings.mode == "fail",
             look=self._look_at_server,
         )
+        self.leftovers = Leftovers(self.ledger, tree)
         self.server = ServerWatch(settings.dsn, self.tally.notices) if settings.server != "off" else None
         self.watch = Watch(self.ledger, self.lose_the_books, self._connected)
         self._drivers: list[Driver] = [Psycopg2(self.watch)]
@@ -103,9 +105,9 @@ class Guard:
 
         return on_import
 
-    def _connected(self, opening: Opening, connect: Connect) -> None:
+    def _connected(self, opening: Opening, asker: Callable[[], Ask]) -> None:
         if self.server is not None:
-            self.server.connected(opening, connect)
+            self.server.connected(opening, asker)
 
     # faults of our own
 
@@ -198,18 +200,23 @@ class Guard:
         self._find_leftovers()
 
     def _find_leftovers(self) -> None:
-        """Connections that this process still has open, that no open pool keeps and no leak report has told."""
-        left = [
-            opening
-            for opening in self.ledger.openings()
-            if opening.server is not None
-            and not opening.is_closed()
-            and not (opening.pool is not None and opening.pool.is_open())
-            and self.ledger.held_by(opening.ref()) is None
+        """What this process still has open, that the server still lists."""
+        if self.server is None or not self.server.in_own_process:
+            return
+        kept: Counter[tuple[str, str]] = Counter()
+        for opening, words in self.server.backends(self.leftovers.candidates()).items():
+            if opening.is_closed():  # by another thread, just now
+                continue
+            finding = self.describe.backend(opening, words, self.leftovers.reason_to_stay(opening))
+            library = self.leftovers.library(opening)
+            if library:
+                kept[library, str(finding.acquired)] += 1
+            else:
+                self._found_outside([finding])
+        self.tally.notices += [
+            f"{connections(count)} of {library} still open at the end, opened for {place}"
+            for (library, place), count in kept.items()
         ]
-        if self.server is not None and left:
-            for opening, words in self.server.backends(left).items():
-                self._found_outside([self.describe.backend(opening, words)])
 
     def _found_outside(self, findings: list[Finding]) -> None:
         for finding in findings:

@@ -53,10 +53,10 @@ class Judge:
         new = [checkout for checkout in self._ledger.outstanding(owner) if checkout.noted is None]
         for checkout in new:
             checkout.noted = self._describe.leak(checkout)
-        openings = [(checkout.noted, self._ledger.opening(checkout.connection())) for checkout in new]
-        self._look([(finding, opening) for finding, opening in openings if opening and not opening.is_closed()])
         own = [c for c in new if not self._is_kept_for_its_holder(c) and not self._is_carried_over(c, owner)]
         holders.wait(own, self._grace)
+        left = [(c.noted, self._ledger.opening(c.connection())) for c in own if c.held is None]
+        self._look([(finding, opening) for finding, opening in left if opening and not opening.is_closed()])
 
     def end(self, owner: Owner) -> list[Finding]:
         """The leaks of a test or fixture that has ended."""

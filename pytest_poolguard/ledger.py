@@ -54,7 +54,7 @@ class Ledger:
 
     def opened(self, connection: object, driver: Any) -> Opening:
         """Remember a connection that was just opened, by the caller's caller."""
-        opening = Opening(connection, driver, capture(self.stops, 2), self.present)
+        opening = Opening(connection, driver, capture(self.stops, 2), self.present, self.this_thread())
         self._openings[id(connection)] = opening
         return opening
 
@@ -139,6 +139,9 @@ class Ledger:
         """A leak was reported: nobody answers for it any longer."""
         self._out.pop(checkout.key, None)
         checkout.owner.out.pop(checkout.key, None)
+        opening = self.opening(checkout.connection())
+        if opening is not None:
+            opening.told = True
 
     def forget(self) -> None:
         """Strike out everything that is out: the books have become wrong."""

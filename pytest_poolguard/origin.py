@@ -121,6 +121,14 @@ class SourceTree:
                 return any(os.path.exists(os.path.join(self.root, at, package)) for at in ("", "src", "lib"))
         return not os.path.realpath(filename).startswith(self._folded)
 
+    def package(self, filename: str) -> str:
+        """The installed package of a source file; empty for the project's own and the standard library's."""
+        parts = os.path.realpath(filename).split(os.sep)
+        for name in ("site-packages", "dist-packages"):
+            if name in parts[:-1] and not self.is_own(filename):
+                return printable(parts[parts.index(name) + 1].removesuffix(".py"))
+        return ""
+
     def relative(self, filename: str) -> str:
         """The file's name relative to the root directory, with forward slashes; else as it is."""
         if filename.startswith("<"):

@@ -43,6 +43,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if GUARD not in config.stash:
         start(config, config.option)
     guard = config.stash.get(GUARD, None)
+    if guard is not None:  # a worker gets its name after it has loaded its conftests
+        guard.describe.worker = getattr(config, "workerinput", {}).get("workerid", "")
     # xdist turns -n into dist before it configures; its workers get a workerinput.
     if guard is not None and config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput"):
         guard.is_controller = True
@@ -126,6 +128,7 @@ class RunHooks:
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         summary.write(terminalreporter, self.guard.tally, self.config.get_verbosity())
+        summary.count_errors(terminalreporter, self.guard.tally)
 
     def pytest_enter_pdb(self) -> None:
         self.guard.clock.stop()

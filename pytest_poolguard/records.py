@@ -70,17 +70,33 @@ class Pool:
 class Opening:
     """One connection to a server, opened by this process: where, by whom, and the backend behind it."""
 
-    __slots__ = ("__weakref__", "at", "backend_pid", "driver", "opened", "owner", "pool", "ref", "server")
+    __slots__ = (
+        "__weakref__",
+        "at",
+        "backend_pid",
+        "driver",
+        "opened",
+        "owner",
+        "phase",
+        "pool",
+        "ref",
+        "server",
+        "thread",
+        "told",
+    )
 
-    def __init__(self, connection: object, driver: Any, opened: Origin, owner: Owner) -> None:
+    def __init__(self, connection: object, driver: Any, opened: Origin, owner: Owner, thread: Any) -> None:
         self.ref = weakref.ref(connection)
         self.driver = driver
         self.opened = opened
         self.owner = owner
+        self.phase = owner.phase
+        self.thread = thread  #: as a checkout's
         self.pool: Pool | None = None
         self.backend_pid: int | None = None
         self.server: Any = None  #: which server, as the driver names it; None where there is no real one
         self.at = time.monotonic()
+        self.told = False  #: a leak of it was reported
 
     def is_closed(self) -> bool:
         """Whether this end of the connection is closed, or gone."""

@@ -14,6 +14,7 @@ from typing import Any
 # Before pytester takes its snapshot of sys.modules: a C extension can't be imported anew for every inner run.
 import psycopg2.pool
 import pytest
+from relay import Relay
 
 pytest_plugins = ["pytester"]
 
@@ -140,6 +141,14 @@ def suite(pytester: pytest.Pytester, dsn: str, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("SUITE_DSN", dsn)
     pytester.makeini(INI)
     return Suite(pytester)
+
+
+@pytest.fixture
+def relay(dsn: str) -> Iterator[Relay]:
+    """The server over TCP, with an ear on the line."""
+    relay = Relay(dsn)
+    yield relay
+    relay.close()
 
 
 @pytest.fixture(params=[(), ("-n2",)], ids=["plain", "xdist"])

@@ -145,7 +145,7 @@ def test_drops(store):
 def test_after(): pass
 """
     )
-    run.assert_outcomes(passed=3)
+    run.assert_outcomes(passed=3, errors=1)
     assert run.result.ret == 1
     assert run.blamed == ["test_takes"]
 

@@ -14,11 +14,15 @@ from typing import Any, Protocol
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.records import Opening
 
-__all__ = ["Driver", "State", "Unsupported", "Watch"]
+__all__ = ["Driver", "State", "Unaskable", "Unsupported", "Watch"]
 
 
 class Unsupported(Exception):  # noqa: N818 - it is no error of the program that meets it
     """A library lacks what its driver patches; the text says what."""
+
+
+class Unaskable(Exception):  # noqa: N818 - as above
+    """A server does not answer; the text says why, on one line and without a secret."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Watch:
 
     ledger: Ledger
     on_fault: Callable[[str, BaseException], None]
+    #: A connection was opened; with what makes a way to ask its server (see ``server.Ask``).
     on_connected: Callable[[Opening, Callable[[], Any]], None]
     active: bool = True
 

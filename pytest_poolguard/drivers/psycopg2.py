@@ -18,6 +18,7 @@ from typing import Any
 
 from pytest_poolguard.drivers import State, Unsupported, Watch
 from pytest_poolguard.drivers.blocking import bound
+from pytest_poolguard.drivers.moment import ask, parameters
 from pytest_poolguard.drivers.patching import Patches, class_tree
 from pytest_poolguard.origin import capture, printable
 from pytest_poolguard.records import Checkout, Pool
@@ -117,9 +118,9 @@ class Psycopg2:
                     opening = watch.ledger.opened(connection, driver)
                     if driver._is_real(connection):
                         opening.backend_pid = connection.info.backend_pid
-                        opening.server = (connection.info.host, connection.info.port)
-                        parameters = dict(connection.info.dsn_parameters, password=connection.info.password)
-                        watch.on_connected(opening, functools.partial(original, **parameters))
+                        # The user, too: each role sees the backends of its own.
+                        opening.server = (connection.info.host, connection.info.port, connection.info.user)
+                        watch.on_connected(opening, functools.partial(driver._asker, connection))
                 except Exception as error:
                     watch.on_fault("noting a new connection", error)
             return connection
@@ -233,6 +234,9 @@ class Psycopg2:
             checkout.cause = ("putconn raised", reason) if own else ("returned to another pool", "")
         except Exception as fault:
             self._watch.on_fault("noting a failed return", fault)
+
+    def _asker(self, connection: Any) -> Callable[..., list[tuple[Any, ...]]]:
+        return functools.partial(ask, self._psycopg2 or sys.modules[self.library], parameters(connection))
 
     def _is_real(self, connection: Any) -> bool:
         """Whether this is a live connection to a server, not a mock of one or one that is still connecting."""

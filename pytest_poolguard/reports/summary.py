@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
-from pytest_poolguard.findings import CHECKED_OUT, EXPECTED, SERVER_BACKEND, WARNED, Finding, connections
+from pytest_poolguard.failure import error
+from pytest_poolguard.findings import (
+    CHECKED_OUT,
+    EXPECTED,
+    FAILED,
+    HELD_TOO_LONG,
+    SERVER_BACKEND,
+    WARNED,
+    Finding,
+    connections,
+    headline,
+)
 from pytest_poolguard.origin import Place
 from pytest_poolguard.reports.text import block, grouped
 from pytest_poolguard.tally import Tally
 
-__all__ = ["title", "write"]
+__all__ = ["count_errors", "title", "write"]
 
 #: Blocks, rows and places of open pools shown without -v.
 BLOCKS, ROWS, PLACES = 3, 15, 3
@@ -23,7 +36,7 @@ def title(tally: Tally) -> str:
         ("leak", leaks),
         ("expected leak", [f for f in tally.findings if f.verdict == EXPECTED]),
         ("connection left on the server", [f for f in tally.findings if f.kind == SERVER_BACKEND]),
-        ("held too long", [f for f in tally.findings if f.kind == "held_too_long"]),
+        ("held too long", [f for f in tally.findings if f.kind == HELD_TOO_LONG]),
     ):
         if found:
             counts.append(_count(len(found), word))
@@ -39,10 +52,26 @@ def _count(number: int, word: str) -> str:
 
 
 def write(terminal: Any, tally: Tally, verbosity: int) -> None:
-    """Write the section, if there is anything to say."""
+    """Write the section, if there is anything to say; what is left on the server has one of its own."""
     lines = _notices(tally, verbosity)
-    if not tally.findings and not lines:
-        return
+    left = _part(tally, on_server=True)
+    rest = _part(tally, on_server=False)
+    if rest.findings or (lines and not left.findings):
+        _section(terminal, rest, verbosity, () if left.findings else lines)
+    if left.findings:
+        _section(terminal, left, verbosity, lines)
+
+
+def _part(tally: Tally, *, on_server: bool) -> Tally:
+    def those(findings: list[Finding]) -> list[Finding]:
+        return [finding for finding in findings if (finding.kind == SERVER_BACKEND) is on_server]
+
+    return replace(
+        tally, findings=those(tally.findings), untold=those(tally.untold), outside=those(tally.outside)
+    )
+
+
+def _section(terminal: Any, tally: Tally, verbosity: int, lines: Iterable[str]) -> None:
     fails = tally.fails_the_run or tally.faults
     terminal.write_sep(
         "=", title(tally), **({"red": True} if fails else {"yellow": True} if tally.findings else {})
@@ -50,7 +79,7 @@ def write(terminal: Any, tally: Tally, verbosity: int) -> None:
     groups = grouped(tally.untold)
     shown = groups if verbosity > 0 else groups[:BLOCKS]
     for group in shown:
-        terminal.write_line(_heading(group[0]), bold=True)
+        terminal.write_line(_heading(group), bold=True)
         terminal.write_line(block(group, verbosity))
         terminal.write_line("")
     if len(shown) < len(groups):
@@ -61,13 +90,32 @@ def write(terminal: Any, tally: Tally, verbosity: int) -> None:
         terminal.write_line(line)
 
 
-def _heading(finding: Finding) -> str:
+def count_errors(terminal: Any, tally: Tally) -> None:
+    """Let pytest count as errors what fails the run and no failed test stands for.
+
+    Else its last line would be green. Only its short summary and its totals are still to come: there is no other
+    record of these errors, as pytest can't select or run again what is no test.
+    """
+    by_site: dict[tuple[str, str], list[Finding]] = {}
+    for finding in tally.outside:
+        if finding.verdict == FAILED:
+            by_site.setdefault((finding.kind, finding.site), []).append(finding)
+    for findings in by_site.values():
+        site = findings[0].acquired
+        about = findings[0].nodeid or (site.file if site is not None else "") or "poolguard"
+        terminal.stats.setdefault("error", []).append(error(about, headline(findings)))
+
+
+def _heading(group: list[Finding]) -> str:
+    finding = group[0]
     about = finding.nodeid or "outside any test"
     if finding.owner_kind == "fixture":
         about = f"fixture {finding.owner_name}"
     worker = f" [{finding.worker}]" if finding.worker else ""
+    others = len({(other.nodeid, other.owner_name, other.worker) for other in group}) - 1
+    more = f" and {others} more" if others else ""
     verdict = {WARNED: " (warning only)", EXPECTED: " (expected)"}.get(finding.verdict, "")
-    return f"{about}{worker}{verdict}"
+    return f"{about}{worker}{more}{verdict}"
 
 
 def _table(findings: list[Finding], verbosity: int) -> list[str]:
@@ -76,7 +124,8 @@ def _table(findings: list[Finding], verbosity: int) -> list[str]:
         rows.setdefault((finding.kind, finding.site), []).append(finding)
     ranked = sorted(rows.items(), key=lambda row: -len(row[1]))
     shown = ranked if verbosity > 0 else ranked[:ROWS]
-    lines = [" conns  tests  checked out at"]
+    took = "opened at" if findings[0].kind == SERVER_BACKEND else "checked out at"
+    lines = [f" conns  tests  {took}"]
     for (kind, site), found in shown:
         tests = len({finding.nodeid for finding in found if finding.nodeid})
         remark = _remark(kind, found)
@@ -88,9 +137,7 @@ def _table(findings: list[Finding], verbosity: int) -> list[str]:
 
 
 def _remark(kind: str, found: list[Finding]) -> str:
-    if kind == SERVER_BACKEND:
-        return "  (opened there, still open)"
-    if kind != CHECKED_OUT:
+    if kind == HELD_TOO_LONG:
         return "  (held too long)"
     verdicts = {finding.verdict for finding in found}
     if verdicts == {EXPECTED}:

@@ -13,6 +13,8 @@ PHASES = {"setup": "set-up", "body": "body", "teardown": "teardown"}
 MINUTE = 60
 #: Frames shown without -v: so many outermost ones, so many innermost ones.
 OUTER, INNER = 2, 6
+#: Backends left on the server that are shown without -v, where they were all opened in one place.
+BACKENDS = 4
 
 
 def age(seconds: float) -> str:
@@ -30,7 +32,9 @@ def grouped(findings: Iterable[Finding]) -> list[list[Finding]]:
     groups: dict[tuple[object, ...], list[Finding]] = {}
     for finding in findings:
         story = (finding.kind, finding.pool, finding.pool_made, tuple(finding.stack), finding.hint, finding.phase)
-        groups.setdefault((*story, finding.owner_kind, finding.owner_name), []).append(finding)
+        # What is left at the end of the run is one story, whichever tests it came from.
+        owner = "" if finding.kind == SERVER_BACKEND else finding.owner_name
+        groups.setdefault((*story, finding.owner_kind, owner), []).append(finding)
     return list(groups.values())
 
 
@@ -43,7 +47,7 @@ def block(group: list[Finding], verbosity: int = 0) -> str:
     """One group: what happened, since when, where it was taken, and what to do."""
     first = group[0]
     lines = [_title(group), ""]
-    lines += ["  " + line for line in _facts(group)]
+    lines += ["  " + line for line in _facts(group, verbosity)]
     lines += ["", *_frames(first, verbosity), ""]
     lines += [f"  note: {note}" for note in dict.fromkeys(f.note for f in group) if note]
     if first.closed_at is not None and "closed while" not in first.hint:
@@ -77,10 +81,12 @@ def _pool(finding: Finding) -> str:
     return f"{finding.pool} {verb} at {finding.pool_made}"
 
 
-def _facts(group: list[Finding]) -> list[str]:
+def _facts(group: list[Finding], verbosity: int) -> list[str]:
     first = group[0]
     if first.kind == SERVER_BACKEND:
-        return [f"opened in {_owner(first)}", *(_backend(finding) for finding in group)]
+        shown = group if verbosity > 0 else group[:BACKENDS]
+        more = [f"… {len(group) - len(shown)} more backends (-v shows them)"] if len(shown) < len(group) else []
+        return [f"opened in {_owner(first)}", *(_backend(finding) for finding in shown), *more]
     ended = {"test": "the test ended", "fixture": "the fixture ended"}.get(first.owner_kind, "the run ended")
     when = f"{age(first.held_seconds)} before {ended}" if first.kind == CHECKED_OUT else "and returned since"
     if first.kind == HELD_TOO_LONG:
