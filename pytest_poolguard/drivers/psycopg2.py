@@ -27,6 +27,9 @@ __all__ = ["Psycopg2"]
 #: libpq's PGTransactionStatusType, in pg_stat_activity's words.
 TRANSACTION = ("idle", "active", "idle in transaction", "idle in a failed transaction", "unknown")
 
+#: What ``connection.closed`` is where nobody called ``close()``; that makes it 1.
+BROKEN = 2
+
 
 class Psycopg2:
     """The driver of psycopg2, any 2.x version that has the pools' private methods."""
@@ -63,7 +66,7 @@ class Psycopg2:
         """What libpq knows of the connection."""
         try:
             if connection.closed:
-                return State(closed=True)
+                return State(closed=True, broken=connection.closed == BROKEN)
             info = connection.info
             return State(int(info.backend_pid), TRANSACTION[info.transaction_status])
         except Exception:  # a mock, or a connection whose server is gone
