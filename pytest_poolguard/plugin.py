@@ -15,6 +15,7 @@ from _pytest.reports import CollectErrorRepr
 from pytest_poolguard.fixture import PoolGuard
 from pytest_poolguard.guard import Guard
 from pytest_poolguard.marker import MARKER_HELP, marker_errors
+from pytest_poolguard.origin import printable
 from pytest_poolguard.reports import json_file, summary
 from pytest_poolguard.settings import add_options, read_settings
 from pytest_poolguard.settling import Settling
@@ -120,10 +121,26 @@ class RunHooks:
         ):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         if output is None and self.guard.settings.json:
-            json_file.write(self.guard.settings.json, self.guard.tally)
+            self.write_json(self.guard.settings.json)
+
+    def write_json(self, path: str) -> None:
+        with self.guard.shield("writing the findings"):
+            try:
+                json_file.write(path, self.guard.tally)
+            except OSError as error:
+                self.guard.tally.notices.append(
+                    f"the findings could not be written to {printable(path)}: {error.strerror}"
+                )
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        summary.write(terminalreporter, self.guard.tally, self.config.get_verbosity())
+        if self.config.option.collectonly and not self.guard.tally.findings:
+            return
+        faults = self.guard.tally.faults
+        known = len(faults)
+        with self.guard.shield("writing the summary"):
+            summary.write(terminalreporter, self.guard.tally, self.config.get_verbosity())
+        for text in faults[known:]:
+            terminalreporter.write_line(summary.fault(text))
 
     def pytest_enter_pdb(self) -> None:
         self.guard.clock.stop()

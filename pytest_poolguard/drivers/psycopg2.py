@@ -21,6 +21,7 @@ from pytest_poolguard.drivers.blocking import bound
 from pytest_poolguard.drivers.patching import Patches, class_tree
 from pytest_poolguard.origin import capture, printable
 from pytest_poolguard.records import Checkout, Limits, Pool
+from pytest_poolguard.redaction import redacted
 
 __all__ = ["Psycopg2"]
 
@@ -238,7 +239,8 @@ class Psycopg2:
                 return
             if own:
                 self._watch.ledger.put_back(checkout)
-            reason = printable(f"{type(error).__name__}: {error}".strip().partition("\n")[0])
+            text = str(error).strip().partition("\n")[0]
+            reason = redacted(printable(f"{type(error).__name__}: {text}" if text else type(error).__name__))
             checkout.cause = ("putconn raised", reason) if own else ("returned to another pool", "")
         except Exception as fault:
             self._watch.on_fault("noting a failed return", fault)

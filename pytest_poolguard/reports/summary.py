@@ -6,10 +6,11 @@ from typing import Any
 
 from pytest_poolguard.findings import CHECKED_OUT, EXPECTED, SERVER_BACKEND, WARNED, Finding, connections
 from pytest_poolguard.origin import Place
+from pytest_poolguard.redaction import redacted
 from pytest_poolguard.reports.text import block, grouped
 from pytest_poolguard.tally import Tally
 
-__all__ = ["title", "write"]
+__all__ = ["fault", "title", "write"]
 
 #: Blocks, rows and places of open pools shown without -v.
 BLOCKS, ROWS, PLACES = 3, 15, 3
@@ -48,7 +49,7 @@ def write(terminal: Any, tally: Tally, verbosity: int) -> None:
         "=", title(tally), **({"red": True} if fails else {"yellow": True} if tally.findings else {})
     )
     groups = grouped(tally.untold)
-    shown = groups if verbosity > 0 else groups[:BLOCKS]
+    shown = groups if verbosity > 0 else _one_of_each_site(groups)[:BLOCKS]
     for group in shown:
         terminal.write_line(_heading(group[0]), bold=True)
         terminal.write_line(block(group, verbosity))
@@ -59,6 +60,14 @@ def write(terminal: Any, tally: Tally, verbosity: int) -> None:
         terminal.write_line(line)
     for line in lines:
         terminal.write_line(line)
+
+
+def _one_of_each_site(groups: list[list[Finding]]) -> list[list[Finding]]:
+    """The first group of each site: the same leak in thirty tests is told once, the table counts the others."""
+    firsts: dict[tuple[str, str], list[Finding]] = {}
+    for group in groups:
+        firsts.setdefault((group[0].kind, group[0].site), group)
+    return list(firsts.values())
 
 
 def _heading(finding: Finding) -> str:
@@ -100,7 +109,9 @@ def _remark(kind: str, found: list[Finding]) -> str:
 
 def _notices(tally: Tally, verbosity: int) -> list[str]:
     lines = []
-    if not tally.patched:
+    if tally.unwatched:
+        lines += [f"poolguard: {redacted(text)}" for text in tally.unwatched]
+    elif not tally.patched:
         lines.append("poolguard: no connection pool was seen in this run: psycopg2 was never imported")
     elif not tally.pools:
         lines.append(
@@ -112,9 +123,13 @@ def _notices(tally: Tally, verbosity: int) -> list[str]:
         )
     if tally.open_pools:
         lines.append(f"poolguard: {_idle(tally.open_pools, verbosity)}")
-    lines += [f"poolguard: {notice}" for notice in tally.notices]
-    lines += [f"poolguard: internal error, the results are as without it: {fault}" for fault in tally.faults]
-    return lines
+    lines += [f"poolguard: {redacted(notice)}" for notice in tally.notices]
+    return lines + [fault(text) for text in tally.faults]
+
+
+def fault(text: str) -> str:
+    """The line for an exception of our own."""
+    return f"poolguard: internal error, the results are as without it: {redacted(text)}"
 
 
 def _idle(open_pools: list[tuple[Place | None, int]], verbosity: int) -> str:
@@ -124,4 +139,5 @@ def _idle(open_pools: list[tuple[Place | None, int]], verbosity: int) -> str:
     places = list(dict.fromkeys(str(place) for place, _ in open_pools if place is not None))
     shown = places if verbosity > 0 else places[:PLACES]
     more = f" and {len(places) - len(shown)} more" if len(shown) < len(places) else ""
-    return f"{connections(idle)} idle in {pools} still open at the end, made at {', '.join(shown)}{more}"
+    where = f", made at {', '.join(shown)}{more}" if shown else ""
+    return f"{connections(idle)} idle in {pools} still open at the end{where}"
