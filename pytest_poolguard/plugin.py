@@ -25,6 +25,8 @@ __all__ = ["poolguard"]
 
 GUARD = pytest.StashKey[Guard]()
 TEST_HOOKS = "poolguard-tests"
+#: Options with which pytest runs no test.
+SHOWING = ("collectonly", "showfixtures", "show_fixtures_per_test")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -133,8 +135,8 @@ class RunHooks:
                 )
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        if self.config.option.collectonly and not self.guard.tally.findings:
-            return
+        if any(self.config.getoption(name, False) for name in SHOWING) and not self.guard.tally.findings:
+            return  # it was not meant to use a pool
         faults = self.guard.tally.faults
         known = len(faults)
         with self.guard.shield("writing the summary"):

@@ -50,7 +50,7 @@ def blocks(findings: Iterable[Finding], verbosity: int = 0) -> str:
         lines = [f"{places} in the same test (-v tells all):", "", *map(_line, rest[:LINES])]
         if len(rest) > LINES:
             left = sum(len(group) for group in rest[LINES:])
-            lines.append(f"    … {connections(left)} more, from {len(rest) - LINES} more places")
+            lines.append(f"    … {connections(left)} at {len(rest) - LINES} more places")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
