@@ -30,9 +30,9 @@ class Describe:
         state = checkout.pool.driver.state(connection) if connection is not None else State()
         finding = self._checkout(CHECKED_OUT, checkout)
         finding.backend_pid = state.backend_pid or self._pid_at_opening(connection)
-        finding.transaction_status = "closed" if state.closed else state.transaction
+        finding.transaction_status = "broken" if state.broken else "closed" if state.closed else state.transaction
         keeper = self._hints.keeper(checkout)
-        finding.hint = self._hints.hint(checkout, keeper, connection_closed=state.closed)
+        finding.hint = self._hints.hint(checkout, keeper, connection_closed=state.closed, broken=state.broken)
         if connection is None:
             finding.note = "pool and connection were garbage-collected while it was out"
         elif checkout.closed_with_pool is not None:
@@ -68,7 +68,7 @@ class Describe:
         finding.phase = checkout.phase
         finding.acquired = self._tree.site(checkout.origin)
         keeper = self._hints.keeper(checkout)
-        finding.called_from = keeper.place if keeper is not None and not keeper.is_site else None
+        finding.called_from = keeper.place if keeper is not None and keeper.helper else None
         finding.stack = self._tree.stack(checkout.origin)
         finding.thread = _thread_name(checkout)
         now = self._ledger.clock.now()

@@ -9,8 +9,12 @@ import pytest
 __all__ = ["error", "fail"]
 
 
-def fail(item: pytest.Item, report: pytest.TestReport, text: str, headline: str) -> None:
+def fail(
+    item: pytest.Item, report: pytest.TestReport, text: str, headline: str, place: tuple[str, int] | None
+) -> None:
     """Turn a report into a failure: ``text`` is printed, ``headline`` stands in the short summary.
+
+    ``place`` is the file and line that the failure is said to be at (``--tb=line``, annotations).
 
     The representation comes from a real ``pytest.fail``: JUnit files, xdist and the short summary need all the
     parts that one has.
@@ -20,6 +24,8 @@ def fail(item: pytest.Item, report: pytest.TestReport, text: str, headline: str)
     crash = getattr(longrepr, "reprcrash", None)
     if crash is not None:
         crash.message = headline
+        if place is not None:
+            crash.path, crash.lineno = place
     report.outcome = "failed"
     report.longrepr = longrepr
 

@@ -93,7 +93,7 @@ class Guard:
             try:
                 patch(module)
             except Exception as error:
-                self.tally.notices.append(
+                self.tally.unwatched.append(
                     f"{driver.library} {driver.version()} is not watched: {printable(str(error))}"
                 )
                 return
@@ -159,9 +159,10 @@ class Guard:
             test = owner if owner.kind == "test" else self.owners.test
             here = test is not None and test.phase == "teardown"
             for finding in findings:
-                foreign = finding.owner_kind == "test" and test is not None and finding.nodeid != test.nodeid
-                if here and not foreign and test is not None:
-                    finding.nodeid = test.nodeid
+                nodeid = printable(test.nodeid) if test is not None else ""
+                foreign = finding.owner_kind == "test" and finding.nodeid != nodeid
+                if here and not foreign:
+                    finding.nodeid = nodeid
                     self.found.append(finding)
                 else:
                     self._found_outside([finding])

@@ -13,6 +13,8 @@ import sysconfig
 from dataclasses import dataclass
 from types import CodeType
 
+from pytest_poolguard.redaction import redacted
+
 __all__ = ["Origin", "Place", "SourceTree", "capture", "line_of", "printable"]
 
 #: Frames kept of one origin, innermost first; a deeper recursion loses its outer end.
@@ -132,7 +134,7 @@ class SourceTree:
     def relative(self, filename: str) -> str:
         """The file's name relative to the root directory, with forward slashes; else as it is."""
         if filename.startswith("<"):
-            return filename
+            return printable(filename)
         path = os.path.realpath(filename)
         if path.startswith(self.root + os.sep):
             path = path[len(self.root) + 1 :]
@@ -145,7 +147,7 @@ class SourceTree:
 
     def place_at(self, filename: str, line: int, function: str) -> Place:
         """The place of a line in a file, with its source text where it can be read."""
-        text = printable(linecache.getline(filename, line).strip())
+        text = redacted(printable(linecache.getline(filename, line).strip()))
         if len(text) > TEXT_WIDTH:
             text = text[: TEXT_WIDTH - 1] + "…"
         return Place(self.relative(filename), line, printable(function), text, self.is_own(filename))

@@ -16,6 +16,7 @@ from _pytest.reports import CollectErrorRepr
 from pytest_poolguard.fixture import PoolGuard
 from pytest_poolguard.guard import Guard
 from pytest_poolguard.marker import MARKER_HELP, marker_errors
+from pytest_poolguard.origin import printable
 from pytest_poolguard.reports import json_file, summary
 from pytest_poolguard.settings import add_options, read_settings
 from pytest_poolguard.settling import Settling
@@ -25,6 +26,8 @@ __all__ = ["poolguard"]
 
 GUARD = pytest.StashKey[Guard]()
 TEST_HOOKS = "poolguard-tests"
+#: Options with which pytest runs no test.
+SHOWING = ("collectonly", "showfixtures", "show_fixtures_per_test")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -123,12 +126,27 @@ class RunHooks:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         if output is None and self.guard.settings.json:
             # pytest's own directory: tests may have left the process in another one
-            folder = str(self.config.invocation_params.dir)
-            json_file.write(os.path.join(folder, self.guard.settings.json), self.guard.tally)
+            self.write_json(os.path.join(self.config.invocation_params.dir, self.guard.settings.json))
+
+    def write_json(self, path: str) -> None:
+        with self.guard.shield("writing the findings"):
+            try:
+                json_file.write(path, self.guard.tally)
+            except OSError as error:
+                self.guard.tally.notices.append(
+                    f"the findings could not be written to {printable(path)}: {error.strerror}"
+                )
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        summary.write(terminalreporter, self.guard.tally, self.config.get_verbosity())
-        summary.count_errors(terminalreporter, self.guard.tally)
+        if any(self.config.getoption(name, False) for name in SHOWING) and not self.guard.tally.findings:
+            return  # it was not meant to use a pool
+        faults = self.guard.tally.faults
+        known = len(faults)
+        with self.guard.shield("writing the summary"):
+            summary.write(terminalreporter, self.guard.tally, self.config.get_verbosity())
+            summary.count_errors(terminalreporter, self.guard.tally)
+        for text in faults[known:]:
+            terminalreporter.write_line(summary.fault(text))
 
     def pytest_enter_pdb(self) -> None:
         self.guard.clock.stop()

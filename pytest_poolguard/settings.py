@@ -34,6 +34,21 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _file(text: str) -> str:
+    """A file that can be written, by its full name: tests change the working directory."""
+    if not text:
+        return ""
+    path = os.path.abspath(text)
+    if os.path.isdir(path):
+        raise ValueError(f"{text!r} is a folder, a file is wanted")
+    folder = os.path.dirname(path)
+    while not os.path.exists(folder):  # it is made when the file is written
+        folder = os.path.dirname(folder)
+    if not (os.path.isdir(folder) and os.access(folder, os.W_OK)):
+        raise ValueError(f"{text!r} can't be written: {folder!r} is not a folder that this user may write to")
+    return path
+
+
 @dataclass(frozen=True)
 class Option:
     """One option: ``name`` is the ini key, and with dashes the flag."""
@@ -84,9 +99,9 @@ OPTIONS = (
     ),
     Option(
         "poolguard_json",
-        str,
+        _file,
         "",
-        "write the findings to this file, as JSON",
+        "write the findings to this file, as JSON; folders that are missing are made",
         "FILE",
     ),
 )
@@ -131,10 +146,10 @@ def _value(option: Option, config: pytest.Config, flags: Any) -> Any:
     sources = (
         (option.flag, getattr(flags, option.name, None)),
         (f"ini key {option.name}", config.getini(option.name)),
-        (f"environment variable {option.env}", os.environ.get(option.env) if option.env else None),
+        (f"environment variable {option.env}", (os.environ.get(option.env) or None) if option.env else None),
     )
     for source, text in sources:
-        if text:
+        if text is not None:
             try:
                 return option.parse(str(text))
             except ValueError as error:

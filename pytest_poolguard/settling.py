@@ -68,9 +68,14 @@ class Settling:
         if verdict.unmet:
             text = "\n\n".join(part for part in (verdict.unmet, blocks(verdict.findings, verbosity)) if part)
         if verdict.fails and self._status == "passed" and bearer.passed:
-            fail(item, bearer, text, verdict.headline)
+            fail(item, bearer, text, verdict.headline, _where(item, verdict))
             return True
         if bearer.failed or self._failed_in == "call":
             bearer.sections.append((SECTION, text))
             return True
         return False
+
+
+def _where(item: pytest.Item, verdict: Verdict) -> tuple[str, int] | None:
+    place = verdict.place
+    return (str(item.config.rootpath / place.file), place.line) if place is not None else None

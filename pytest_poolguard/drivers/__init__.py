@@ -31,7 +31,8 @@ class State:
 
     backend_pid: int | None = None
     transaction: str = ""  #: "idle", "active", "idle in transaction", "idle in a failed transaction", "unknown"
-    closed: bool = False
+    closed: bool = False  #: by whomever, or broken
+    broken: bool = False  #: closed by no call of close(): the server or the network is gone
 
 
 @dataclass

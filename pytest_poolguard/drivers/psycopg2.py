@@ -22,11 +22,15 @@ from pytest_poolguard.drivers.moment import ask, parameters
 from pytest_poolguard.drivers.patching import Patches, class_tree
 from pytest_poolguard.origin import capture, printable
 from pytest_poolguard.records import Checkout, Pool
+from pytest_poolguard.redaction import redacted
 
 __all__ = ["Psycopg2"]
 
 #: libpq's PGTransactionStatusType, in pg_stat_activity's words.
 TRANSACTION = ("idle", "active", "idle in transaction", "idle in a failed transaction", "unknown")
+
+#: What ``connection.closed`` is where nobody called ``close()``; that makes it 1.
+BROKEN = 2
 
 
 class Psycopg2:
@@ -59,7 +63,7 @@ class Psycopg2:
         """What libpq knows of the connection."""
         try:
             if connection.closed:
-                return State(closed=True)
+                return State(closed=True, broken=connection.closed == BROKEN)
             info = connection.info
             return State(int(info.backend_pid), TRANSACTION[info.transaction_status])
         except Exception:  # a mock, or a connection whose server is gone
@@ -230,7 +234,8 @@ class Psycopg2:
                 return
             if own:
                 self._watch.ledger.put_back(checkout)
-            reason = printable(f"{type(error).__name__}: {error}".strip().partition("\n")[0])
+            text = str(error).strip().partition("\n")[0]
+            reason = redacted(printable(f"{type(error).__name__}: {text}" if text else type(error).__name__))
             checkout.cause = ("putconn raised", reason) if own else ("returned to another pool", "")
         except Exception as fault:
             self._watch.on_fault("noting a failed return", fault)

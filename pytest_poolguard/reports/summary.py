@@ -19,10 +19,11 @@ from pytest_poolguard.findings import (
     headline,
 )
 from pytest_poolguard.origin import Place
+from pytest_poolguard.redaction import redacted
 from pytest_poolguard.reports.text import block, grouped
 from pytest_poolguard.tally import Tally
 
-__all__ = ["count_errors", "title", "write"]
+__all__ = ["count_errors", "fault", "title", "write"]
 
 #: Blocks, rows and places of open pools shown without -v.
 BLOCKS, ROWS, PLACES = 3, 15, 3
@@ -77,7 +78,7 @@ def _section(terminal: Any, tally: Tally, verbosity: int, lines: Iterable[str]) 
         "=", title(tally), **({"red": True} if fails else {"yellow": True} if tally.findings else {})
     )
     groups = grouped(tally.untold)
-    shown = groups if verbosity > 0 else groups[:BLOCKS]
+    shown = groups if verbosity > 0 else _one_of_each_site(groups)[:BLOCKS]
     for group in shown:
         terminal.write_line(_heading(group), bold=True)
         terminal.write_line(block(group, verbosity))
@@ -104,6 +105,14 @@ def count_errors(terminal: Any, tally: Tally) -> None:
         site = findings[0].acquired
         about = findings[0].nodeid or (site.file if site is not None else "") or "poolguard"
         terminal.stats.setdefault("error", []).append(error(about, headline(findings)))
+
+
+def _one_of_each_site(groups: list[list[Finding]]) -> list[list[Finding]]:
+    """The first group of each site: the same leak in thirty tests is told once, the table counts the others."""
+    firsts: dict[tuple[str, str], list[Finding]] = {}
+    for group in groups:
+        firsts.setdefault((group[0].kind, group[0].site), group)
+    return list(firsts.values())
 
 
 def _heading(group: list[Finding]) -> str:
@@ -147,7 +156,9 @@ def _remark(kind: str, found: list[Finding]) -> str:
 
 def _notices(tally: Tally, verbosity: int) -> list[str]:
     lines = []
-    if not tally.patched:
+    if tally.unwatched:
+        lines += [f"poolguard: {redacted(text)}" for text in tally.unwatched]
+    elif not tally.patched:
         lines.append("poolguard: no connection pool was seen in this run: psycopg2 was never imported")
     elif not tally.pools:
         lines.append(
@@ -159,11 +170,15 @@ def _notices(tally: Tally, verbosity: int) -> list[str]:
         )
     if tally.open_pools:
         lines.append(f"poolguard: {_idle(tally.open_pools, verbosity)}")
-    lines += [f"poolguard: {notice}" for notice in tally.notices]
+    lines += [f"poolguard: {redacted(notice)}" for notice in tally.notices]
     shown = tally.faults if verbosity > 0 else tally.faults[:1]
     more = f" (and {len(tally.faults) - 1} more, -v shows them)" if len(shown) < len(tally.faults) else ""
-    lines += [f"poolguard: internal error, the results are as without it: {fault}{more}" for fault in shown]
-    return lines
+    return lines + [fault(text) + more for text in shown]
+
+
+def fault(text: str) -> str:
+    """The line for an exception of our own."""
+    return f"poolguard: internal error, the results are as without it: {redacted(text)}"
 
 
 def _idle(open_pools: list[tuple[Place | None, int]], verbosity: int) -> str:
@@ -173,4 +188,5 @@ def _idle(open_pools: list[tuple[Place | None, int]], verbosity: int) -> str:
     places = list(dict.fromkeys(str(place) for place, _ in open_pools if place is not None))
     shown = places if verbosity > 0 else places[:PLACES]
     more = f" and {len(places) - len(shown)} more" if len(shown) < len(places) else ""
-    return f"{connections(idle)} idle in {pools} still open at the end, made at {', '.join(shown)}{more}"
+    where = f", made at {', '.join(shown)}{more}" if shown else ""
+    return f"{connections(idle)} idle in {pools} still open at the end{where}"
