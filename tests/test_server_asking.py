@@ -213,7 +213,7 @@ def test_statements_in_any_encoding_are_read(suite, dsn):
     name = f"latin_{os.getpid()}"
     execute(dsn, f"CREATE DATABASE {name} ENCODING LATIN1 LOCALE 'C' TEMPLATE template0")
     run = suite.run(
-        LEFT.replace("DSN", f"DSN, dbname='{name}'").replace(
+        LEFT.replace("DSN", f"DSN, dbname='{name}', client_encoding='latin1'").replace(
             "THEN", "kept[0].cursor().execute('SELECT 1 AS \"é\"')"
         )
     )
