@@ -168,8 +168,9 @@ def test_it():
         "psycopg2.connect(DSN, target_session_attrs='read-write', sslmode='prefer')",
         "psycopg2.connect(DSN, connection_factory=psycopg2.extras.LoggingConnection)",
         "psycopg2.connect('service=shop')",
+        "psycopg2.connect(DSN, host='/nowhere,' + psycopg2.extensions.parse_dsn(DSN)['host'])",
     ],
-    ids=["keywords", "options", "attributes", "factory", "service"],
+    ids=["keywords", "options", "attributes", "factory", "service", "hosts"],
 )
 def test_however_it_was_opened_it_is_found(suite, connect, dsn, monkeypatch):
     settings = psycopg2.extensions.parse_dsn(dsn)
