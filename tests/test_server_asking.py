@@ -168,8 +168,9 @@ def test_it():
         "psycopg2.connect(DSN, target_session_attrs='read-write', sslmode='prefer')",
         "psycopg2.connect(DSN, connection_factory=psycopg2.extras.LoggingConnection)",
         "psycopg2.connect('service=shop')",
+        "psycopg2.connect(DSN, host='/nowhere,' + psycopg2.extensions.parse_dsn(DSN)['host'])",
     ],
-    ids=["keywords", "options", "attributes", "factory", "service"],
+    ids=["keywords", "options", "attributes", "factory", "service", "hosts"],
 )
 def test_however_it_was_opened_it_is_found(suite, connect, dsn, monkeypatch):
     settings = psycopg2.extensions.parse_dsn(dsn)
@@ -213,7 +214,7 @@ def test_statements_in_any_encoding_are_read(suite, dsn):
     name = f"latin_{os.getpid()}"
     execute(dsn, f"CREATE DATABASE {name} ENCODING LATIN1 LOCALE 'C' TEMPLATE template0")
     run = suite.run(
-        LEFT.replace("DSN", f"DSN, dbname='{name}'").replace(
+        LEFT.replace("DSN", f"DSN, dbname='{name}', client_encoding='latin1'").replace(
             "THEN", "kept[0].cursor().execute('SELECT 1 AS \"é\"')"
         )
     )
