@@ -57,6 +57,9 @@ left = psycopg2.connect(DSN, password="{PASSWORD}")
         f"postgresql://nobody:{PASSWORD}@127.0.0.1:1/x",
         f"host=127.0.0.1 port=1 user=nobody password={PASSWORD}",
         f"host=127.0.0.1 port=1 user=nobody password='{PASSWORD} and more'",
+        f"postgresql://nobody:{PASSWORD}%zz@127.0.0.1:1/x",
+        f"postgresql://nobody:{PASSWORD}",
+        PASSWORD,
     ],
 )
 def test_a_server_that_can_not_be_asked_is_told_without_its_password(suite, asked):
