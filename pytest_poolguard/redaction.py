@@ -21,7 +21,13 @@ NAMED = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 
+#: What libpq quotes of a DSN that it can't read may be any part of it.
+UNREADABLE = re.compile(r"invalid (?:dsn|integer value|connection option|URI)", re.IGNORECASE)
+QUOTED = re.compile(r'"[^"]*"')
+
 
 def redacted(text: str) -> str:
     """The text without what looks like a password."""
+    if UNREADABLE.search(text):
+        text = QUOTED.sub(f'"{HIDDEN}"', text)
     return NAMED.sub(rf"\1\2{HIDDEN}", IN_URI.sub(rf"\1{HIDDEN}", text))

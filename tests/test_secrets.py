@@ -52,15 +52,18 @@ left = psycopg2.connect(DSN, password="{PASSWORD}")
 
 
 @pytest.mark.parametrize(
-    "dsn",
+    "asked",
     [
         f"postgresql://nobody:{PASSWORD}@127.0.0.1:1/x",
         f"host=127.0.0.1 port=1 user=nobody password={PASSWORD}",
         f"host=127.0.0.1 port=1 user=nobody password='{PASSWORD} and more'",
+        f"postgresql://nobody:{PASSWORD}%zz@127.0.0.1:1/x",
+        f"postgresql://nobody:{PASSWORD}",
+        PASSWORD,
     ],
 )
-def test_a_server_that_can_not_be_asked_is_told_without_its_password(suite, dsn):
-    run = suite.run("def test_it(pool):\n    pool.getconn()\n", f"--poolguard-dsn={dsn}", "-vv")
+def test_a_server_that_can_not_be_asked_is_told_without_its_password(suite, asked):
+    run = suite.run("def test_it(pool):\n    pool.getconn()\n", f"--poolguard-dsn={asked}", "-vv")
     run.assert_outcomes(failed=1)
     assert any("could not be read" in notice for notice in run.data["notices"])
     assert PASSWORD not in everything(run)
@@ -157,9 +160,10 @@ def test_a_file_with_control_characters_in_its_name_is_blamed_and_harmless(suite
         "import os\nfrom psycopg2.pool import SimpleConnectionPool\n"
         "def test_it():\n    pool = SimpleConnectionPool(1, 2, os.environ['SUITE_DSN'])\n    pool.getconn()\n",
     )
-    run = suite.again("--import-mode=importlib", "--tb=no", "-rN", "-qq", "--override-ini=python_files=test_*.py")
-    run.result.assert_outcomes(failed=1)
+    run = suite.again("--import-mode=importlib", "--tb=no", "-rN", "--override-ini=python_files=test_*.py")
+    assert (run.result.ret, run.data["faults"]) == (1, [])
     (finding,) = run.findings
+    assert finding["verdict"] == "failed"
     assert finding["nodeid"] == "test_\\x1b[31m.py::test_it"
     section = run.text[run.text.index("poolguard: 1 leak") :]
     assert not CONTROL.search(section)
