@@ -162,14 +162,22 @@ class Hints:
             way = f" (line{'s' if len(exits) > 1 else ''} {_and(exits)} leave{'s' * (len(exits) == 1)} before it)"
             way = way if 1 <= len(exits) <= EXITS else ""
             return f"{keeper.name} did not reach its {where}{way}; put it in a finally block"
-        if final.lineno > (call.end_lineno or 0):
+        return self._in_vain(source, keeper.name, call, last, final, where)
+
+    def _in_vain(
+        self, source: Source, name: str, call: ast.Call, back: ast.Call, final: ast.Try, where: str
+    ) -> str:
+        """The hint where the return stands in a ``finally`` block, and the connection is out for all that."""
+        if not (source.contains(final, call) or source.follows_at_once(call, final)):
             return (
-                f"{keeper.name} did not reach its {where}; "
+                f"{name} did not reach its {where}; "
                 f"begin the try block (line {final.lineno}) right after {call_name(call)}()"
             )
+        if not source.stands_in(final.finalbody, back):
+            return f"{name} did not reach its {where}, though that is in a finally block"
         return (
-            f"{keeper.name} has its {where}, in a finally block, but the connection did not come back by it: "
-            f"is {give} replaced, or called with another connection?"
+            f"{name} has its {where}, in a finally block, but the connection did not come back by it: "
+            f"is {self._give} replaced, or called with another connection?"
         )
 
     def _kept(self, checkout: Checkout, keeper: Keeper) -> str:

@@ -69,7 +69,8 @@ def _misplaced(collector: pytest.Collector, collected: Iterable[object]) -> list
     """The functions of a module or class that have a pool marker, but are no tests: it has no effect there."""
     if not isinstance(collector, pytest.Module | pytest.Class):
         return []
-    tests = {inspect.unwrap(node.obj) for node in collected if isinstance(node, pytest.Function)}
+    methods = [getattr(node.obj, "__func__", node.obj) for node in collected if isinstance(node, pytest.Function)]
+    tests = [inspect.unwrap(method) for method in methods]
     return [
         f"@pytest.mark.pool on {collector.nodeid}::{name}: this is no test, so it has no effect: "
         "mark the tests that use it"

@@ -128,13 +128,10 @@ class Source:
 
     def hands_out_at_once(self, call: ast.Call) -> bool:
         """Whether nothing can go wrong between the call and the ``return`` of its value."""
-        out, parent = self.handed_out(call), self._parents.get(call)
+        out = self.handed_out(call)
         if isinstance(out, ast.Lambda) or (isinstance(out, ast.Return) and out.value is call):
             return True
-        return any(
-            parent in block and out in block and block.index(out) == block.index(parent) + 1
-            for block in _blocks(self._parents.get(parent) if parent is not None else None)
-        )
+        return isinstance(out, ast.Return) and self.follows_at_once(call, out)
 
     def _is_part_of(self, node: ast.AST, whole: ast.AST) -> bool:
         """Whether a value goes into another one: not if something is only asked of it, or a function gets it."""
@@ -207,6 +204,22 @@ class Source:
                 return parent
             child = parent
         return None
+
+    def contains(self, whole: ast.AST, node: ast.AST) -> bool:
+        """Whether a node is a part of another one."""
+        return any(ancestor is whole for ancestor in self._ancestors(node))
+
+    def follows_at_once(self, call: ast.Call, statement: ast.stmt) -> bool:
+        """Whether nothing stands between the statement of a call and another statement."""
+        parent = self._parents.get(call)
+        return any(
+            parent in block and statement in block and block.index(statement) == block.index(parent) + 1
+            for block in _blocks(self._parents.get(parent) if parent is not None else None)
+        )
+
+    def stands_in(self, block: list[ast.stmt], call: ast.Call) -> bool:
+        """Whether a call is a statement of a block itself, under no condition."""
+        return self._parents.get(call) in block
 
     # the tree
 

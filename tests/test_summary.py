@@ -221,7 +221,7 @@ def test_faults_are_red_lines_of_their_own():
     ]
 
 
-def test_a_backend_left_on_the_server_has_its_remark_and_its_worker():
+def test_a_backend_left_on_the_server_has_a_section_of_its_own_with_its_worker():
     finding = Finding(
         "server_backend",
         "psycopg2",
@@ -237,7 +237,7 @@ def test_a_backend_left_on_the_server_has_its_remark_and_its_worker():
     lines = written(tally)
     assert lines[0] == ("poolguard: 2 connections left on the server, 1 site", {"red": True})
     assert lines[1] == "outside any test [gw1]"
-    assert lines[-1] == "     2      0  shop.py:3 in connect  (opened there, still open)"
+    assert lines[-1] == "     2      0  shop.py:3 in connect"
 
 
 def test_a_fault_in_the_summary_does_not_break_the_run(suite, monkeypatch):
