@@ -14,12 +14,11 @@ from collections.abc import Iterator
 from types import CodeType
 
 from pytest_poolguard.origin import line_of
+from pytest_poolguard.syntax import Syntax, position
 
 __all__ = ["Function", "Source", "calls", "read"]
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
-LOOPS = (ast.For, ast.AsyncFor, ast.While, ast.comprehension, ast.ListComp, ast.SetComp, ast.DictComp)
-SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef, ast.GeneratorExp)
 
 
 def read(filename: str) -> Source | None:
@@ -30,21 +29,15 @@ def read(filename: str) -> Source | None:
         return None
 
 
-class Source:
+class Source(Syntax):
     """One parsed source file."""
-
-    def __init__(self, module: ast.Module) -> None:
-        self._module = module
-        self._parents: dict[ast.AST, ast.AST] = {
-            child: parent for parent in ast.walk(module) for child in ast.iter_child_nodes(parent)
-        }
 
     # where
 
     def call(self, code: CodeType, offset: int, name: str) -> ast.Call | None:
         """The call of a function of that name that an instruction makes, if it is certain which one it is."""
         line = line_of(code, offset)
-        found = [call for call in calls(self._module, name) if call.lineno <= line <= (call.end_lineno or 0)]
+        found = [call for call in calls(self.module, name) if call.lineno <= line <= (call.end_lineno or 0)]
         end = _end_of_instruction(code, offset)
         if end is not None:
             found = [call for call in found if (call.end_lineno, call.end_col_offset) == end]
@@ -52,7 +45,7 @@ class Source:
 
     def function(self, code: CodeType) -> Function | None:
         """The function that a code object was made from."""
-        for node in ast.walk(self._module):
+        for node in ast.walk(self.module):
             if isinstance(node, Function) and node.name == code.co_name:
                 first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
                 if first == code.co_firstlineno:
@@ -61,7 +54,7 @@ class Source:
 
     def sibling(self, method: ast.AST, name: str) -> Function | None:
         """Another method of the same class."""
-        around = self._parents.get(method)
+        around = self.parents.get(method)
         methods = around.body if isinstance(around, ast.ClassDef) else ()
         return next((one for one in methods if isinstance(one, Function) and one.name == name), None)
 
@@ -69,18 +62,18 @@ class Source:
 
     def parent(self, node: ast.AST) -> ast.AST | None:
         """The expression or statement that a node is part of; for a ``with`` item its statement."""
-        parent = self._parents.get(node)
-        return self._parents.get(parent) if isinstance(parent, ast.withitem) else parent
+        parent = self.parents.get(node)
+        return self.parents.get(parent) if isinstance(parent, ast.withitem) else parent
 
     def variable(self, call: ast.Call) -> str:
         """The local variable that takes a call's value, if nothing else is ever put into it."""
-        parent = self._parents.get(call)
+        parent = self.parents.get(call)
         name = ""
         if isinstance(parent, ast.Assign) and len(parent.targets) == 1:
             name = _name(parent.targets[0])
         elif isinstance(parent, ast.AnnAssign | ast.NamedExpr):
             name = _name(parent.target)
-        function = self._around(call)
+        function = self.around(call)
         if not name or not isinstance(function, Function):
             return ""
         stored, shared = 0, False
@@ -91,7 +84,7 @@ class Source:
 
     def kept_in(self, call: ast.Call) -> str:
         """The attribute, item or global that keeps a call's value: ``self.conn``."""
-        parent, variable, function = self._parents.get(call), self.variable(call), self._around(call)
+        parent, variable, function = self.parents.get(call), self.variable(call), self.around(call)
         if isinstance(parent, ast.Assign):
             if any(isinstance(target, ast.Attribute | ast.Subscript) for target in parent.targets):
                 return ", ".join(ast.unparse(target) for target in parent.targets)
@@ -106,7 +99,7 @@ class Source:
 
     def handed_out(self, call: ast.Call) -> ast.AST | None:
         """The ``return``, ``yield`` or lambda that hands a call's value out, bare or in something else."""
-        around = self._around(call)
+        around = self.around(call)
         if isinstance(around, ast.Lambda):
             return around if self._is_part_of(call, around.body) else None
         variable = self.variable(call)
@@ -136,7 +129,7 @@ class Source:
     def _is_part_of(self, node: ast.AST, whole: ast.AST) -> bool:
         """Whether a value goes into another one: not if something is only asked of it, or a function gets it."""
         while node is not whole:
-            parent = self._parents[node]
+            parent = self.parents[node]
             if isinstance(parent, ast.Attribute | ast.Subscript | ast.Compare | ast.Await):
                 return False
             if isinstance(parent, ast.IfExp) and node is parent.test:
@@ -148,129 +141,62 @@ class Source:
 
     def returns(self, call: ast.Call, give: str) -> list[ast.Call]:
         """The calls of ``give`` that get the value of ``call``, in its function, after it, on a way from it."""
-        variable, function = self.variable(call), self._around(call)
+        variable, function = self.variable(call), self.around(call)
         if not variable or function is None or not isinstance(call.func, ast.Attribute):
             return []
         pool = ast.dump(call.func.value)
         backs = [
             back
             for back in calls(function, give)
-            if self._around(back) is function
-            and _position(back) > _position(call)
+            if self.around(back) is function
+            and position(back) > position(call)
             and isinstance(back.func, ast.Attribute)
             and ast.dump(back.func.value) == pool
             and _first_argument(back) == variable
-            and self._loops(call) <= self._loops(back)
-            and not self._exclude_each_other(call, back)
+            and self.loops(call) <= self.loops(back)
+            and not self.exclude_each_other(call, back)
         ]
-        return sorted(backs, key=_position)
+        return sorted(backs, key=position)
 
     def exits(self, call: ast.Call, backs: list[ast.Call]) -> list[int]:
         """The lines that leave the function after ``call`` without one of the ``backs`` before them."""
-        function = self._around(call)
+        function = self.around(call)
         return sorted(
             node.lineno
             for node in ast.walk(function or call)
             if isinstance(node, ast.Return | ast.Raise)
-            and self._around(node) is function
-            and _position(call) < _position(node) < _position(backs[-1])
-            and not self._exclude_each_other(call, node)
-            and not (isinstance(node, ast.Raise) and self._may_be_caught(node))
-            and not any(self._comes_first(back, node) for back in backs)
+            and self.around(node) is function
+            and position(call) < position(node) < position(backs[-1])
+            and not self.exclude_each_other(call, node)
+            and not (isinstance(node, ast.Raise) and self.may_be_caught(node))
+            and not any(self.comes_first(back, node) for back in backs)
         )
 
     def yields(self, call: ast.Call, back: ast.Call) -> bool:
         """Whether a generator stops somewhere between a call and the one that gives its value back."""
-        function = self._around(call)
+        function = self.around(call)
         return any(
-            isinstance(node, ast.Yield | ast.YieldFrom) and _position(call) < _position(node) < _position(back)
+            isinstance(node, ast.Yield | ast.YieldFrom) and position(call) < position(node) < position(back)
             for node in ast.walk(function or call)
-            if self._around(node) is function
+            if self.around(node) is function
         )
 
     def is_certain(self, back: ast.Call) -> bool:
         """Whether every way to the function's end passes through a call."""
-        around = self._parents.get(back)
+        around = self.parents.get(back)
         plain = (ast.Expr, ast.With, ast.AsyncWith)
         while isinstance(around, plain):
-            around = self._parents.get(around)
-        return around is self._around(back)
+            around = self.parents.get(around)
+        return around is self.around(back)
 
     def try_of(self, back: ast.Call) -> ast.Try | None:
         """The ``try`` statement whose ``finally`` block a call stands in."""
         child: ast.AST = back
-        for parent in self._ancestors(back):
+        for parent in self.ancestors(back):
             if isinstance(parent, ast.Try) and child in parent.finalbody:
                 return parent
             child = parent
         return None
-
-    def contains(self, whole: ast.AST, node: ast.AST) -> bool:
-        """Whether a node is a part of another one."""
-        return any(ancestor is whole for ancestor in self._ancestors(node))
-
-    def follows_at_once(self, call: ast.Call, statement: ast.stmt) -> bool:
-        """Whether nothing stands between the statement of a call and another statement."""
-        parent = self._parents.get(call)
-        return any(
-            parent in block and statement in block and block.index(statement) == block.index(parent) + 1
-            for block in _blocks(self._parents.get(parent) if parent is not None else None)
-        )
-
-    def stands_in(self, block: list[ast.stmt], call: ast.Call) -> bool:
-        """Whether a call is a statement of a block itself, under no condition."""
-        return self._parents.get(call) in block
-
-    # the tree
-
-    def _around(self, node: ast.AST) -> ast.AST | None:
-        """The function, lambda or class body that a node stands in; None for the module's own code."""
-        return next((a for a in self._ancestors(node) if isinstance(a, SCOPES)), None)
-
-    def _ancestors(self, node: ast.AST) -> Iterator[ast.AST]:
-        parent = self._parents.get(node)
-        while parent is not None:
-            yield parent
-            parent = self._parents.get(parent)
-
-    def _loops(self, node: ast.AST) -> set[ast.AST]:
-        scope = self._around(node)
-        inside = itertools.takewhile(lambda ancestor: ancestor is not scope, self._ancestors(node))
-        return {ancestor for ancestor in inside if isinstance(ancestor, LOOPS)}
-
-    def _exclude_each_other(self, one: ast.AST, other: ast.AST) -> bool:
-        """Whether two nodes stand in branches of which only one can run."""
-        above = [one, *self._ancestors(one)]
-        child = other
-        for parent in self._ancestors(other):
-            if parent in above:
-                branches = {_branch(parent, child), _branch(parent, above[above.index(parent) - 1])}
-                return len(branches) == 2 and None not in branches  # noqa: PLR2004 - one and the other
-            child = parent
-        return False
-
-    def _may_be_caught(self, node: ast.AST) -> bool:
-        child: ast.AST = node
-        for parent in self._ancestors(node):
-            if isinstance(parent, ast.With | ast.AsyncWith):
-                return True
-            if isinstance(parent, ast.Try) and child in parent.body and parent.handlers:
-                return True
-            child = parent
-        return False
-
-    def _comes_first(self, back: ast.Call, node: ast.AST) -> bool:
-        """Whether a call was made on every way to a node: as a statement of a block around it, before it."""
-        statement = self._parents.get(back)
-        child: ast.AST = node
-        for parent in self._ancestors(node):
-            for block in _blocks(parent):
-                if statement in block and child in block and block.index(statement) < block.index(child):
-                    return True
-            if isinstance(parent, ast.Try) and statement in parent.finalbody and child not in parent.finalbody:
-                return True
-            child = parent
-        return False
 
 
 def calls(node: ast.AST, name: str) -> Iterator[ast.Call]:
@@ -297,28 +223,3 @@ def _name(node: ast.AST | None) -> str:
 def _first_argument(call: ast.Call) -> str:
     given = [*call.args, *(keyword.value for keyword in call.keywords if keyword.arg == "conn")]
     return _name(given[0]) if given else ""
-
-
-def _position(node: ast.Call | ast.stmt | ast.expr) -> tuple[int, int]:
-    return node.lineno, node.col_offset
-
-
-def _blocks(node: ast.AST | None) -> Iterator[list[ast.AST]]:
-    """The lists of statements that a compound statement consists of."""
-    for field in ("body", "orelse", "finalbody"):
-        block = getattr(node, field, None)
-        if isinstance(block, list):
-            yield block
-
-
-def _branch(parent: ast.AST, child: ast.AST) -> object:
-    """Which alternative of a statement a child of it belongs to; None for what runs in any case."""
-    if isinstance(parent, ast.If) and child is not parent.test:
-        return "body" if child in parent.body else "orelse"
-    if isinstance(parent, ast.Match) and isinstance(child, ast.match_case):
-        return child
-    if isinstance(parent, ast.Try) and isinstance(child, ast.ExceptHandler):
-        return child
-    if isinstance(parent, ast.Try) and child in parent.orelse:
-        return "orelse"
-    return None
