@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 
-from pytest_poolguard.drivers import State
+from pytest_poolguard.drivers import State, Terms
 from pytest_poolguard.findings import CHECKED_OUT, HELD_TOO_LONG, SERVER_BACKEND, Finding
 from pytest_poolguard.hints import Hints
 from pytest_poolguard.ledger import Ledger
@@ -21,7 +21,7 @@ class Describe:
     def __init__(self, ledger: Ledger, tree: SourceTree, worker: str = "") -> None:
         self._ledger = ledger
         self._tree = tree
-        self._hints = Hints(tree)
+        self._hints: dict[Terms, Hints] = {}
         self._worker = worker
 
     def leak(self, checkout: Checkout) -> Finding:
@@ -31,8 +31,9 @@ class Describe:
         finding = self._checkout(CHECKED_OUT, checkout)
         finding.backend_pid = state.backend_pid or self._pid_at_opening(connection)
         finding.transaction_status = "closed" if state.closed else state.transaction
-        keeper = self._hints.keeper(checkout)
-        finding.hint = self._hints.hint(checkout, keeper, connection_closed=state.closed)
+        hints = self._hints_of(checkout.pool)
+        keeper = hints.keeper(checkout)
+        finding.hint = hints.hint(checkout, keeper, connection_closed=state.closed)
         if connection is None:
             finding.note = "pool and connection were garbage-collected while it was out"
         elif checkout.closed_with_pool is not None:
@@ -48,7 +49,7 @@ class Describe:
 
     def backend(self, opening: Opening, server: dict[str, str]) -> Finding:
         """A connection that this process still has open at the end of the run."""
-        finding = self._finding(SERVER_BACKEND, "psycopg2", opening.pool, opening.owner)
+        finding = self._finding(SERVER_BACKEND, opening.driver.library, opening.pool, opening.owner)
         finding.acquired = self._tree.site(opening.opened)
         finding.stack = self._tree.stack(opening.opened)
         finding.backend_pid = opening.backend_pid
@@ -61,7 +62,7 @@ class Describe:
         finding = self._finding(kind, checkout.pool.driver.library, checkout.pool, checkout.taken_by)
         finding.phase = checkout.phase
         finding.acquired = self._tree.site(checkout.origin)
-        keeper = self._hints.keeper(checkout)
+        keeper = self._hints_of(checkout.pool).keeper(checkout)
         finding.called_from = keeper.place if keeper is not None and not keeper.is_site else None
         finding.stack = self._tree.stack(checkout.origin)
         finding.thread = _thread_name(checkout)
@@ -84,6 +85,11 @@ class Describe:
             pool_first_used=pool is not None and not pool.made_known,
             worker=self._worker,
         )
+
+    def _hints_of(self, pool: Pool) -> Hints:
+        if pool.terms not in self._hints:
+            self._hints[pool.terms] = Hints(self._tree, pool.terms)
+        return self._hints[pool.terms]
 
     def made(self, pool: Pool) -> Place | None:
         """Where a pool was made, or first used."""

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from types import CodeType
 
+from pytest_poolguard.drivers import Terms
 from pytest_poolguard.origin import Place, SourceTree, line_of, printable
 from pytest_poolguard.records import Checkout
 
@@ -36,12 +37,13 @@ class Keeper:
 
 
 class Hints:
-    """Reads each source file once."""
+    """Speaks in the terms of one library. Reads each source file once."""
 
-    def __init__(self, tree: SourceTree, take: str = "getconn", give: str = "putconn") -> None:
+    def __init__(self, tree: SourceTree, terms: Terms) -> None:
         self._tree = tree
-        self._take = take
-        self._give = give
+        self._terms = terms
+        self._take = terms.take
+        self._give = terms.give
         self._parsed: dict[str, _Source | None] = {}
 
     def hint(self, checkout: Checkout, keeper: Keeper | None, *, connection_closed: bool) -> str:
@@ -49,20 +51,17 @@ class Hints:
         seen = self._seen(checkout)
         if seen:
             return seen
-        give = self._give
-        if keeper is not None and isinstance(keeper.use, ast.With):
-            return (
-                f"`with …{keeper.call}()` ends the transaction, it does not return the connection; "
-                f"call {give}() in a finally block"
-            )
+        cure = self._terms.cure
+        if keeper is not None and isinstance(keeper.use, ast.With | ast.AsyncWith):
+            return f"`with …{keeper.call}()` ends the transaction, it does not return the connection; {cure}"
         if connection_closed and checkout.closed_with_pool is None:
             return (
                 "the connection was closed, not returned, so its slot stays in use; "
-                f"call {give}(conn, close=True) instead of conn.close()"
+                f"call {self._terms.discard} instead of conn.close()"
             )
         if keeper is None:
-            return f"call {give}() in a finally block"
-        return self._unreached(keeper) or f"{keeper.name} never gave it back; call {give}() in a finally block"
+            return cure
+        return self._unreached(keeper) or f"{keeper.name} never gave it back; {cure}"
 
     def _seen(self, checkout: Checkout) -> str:
         """The hint where the driver has seen what went wrong."""
@@ -73,10 +72,10 @@ class Hints:
                 return f"it was given to {give}() of another pool; return it to the pool that it came from"
             return (
                 f"{give}() raised {detail}, so the connection kept its slot; "
-                f"hand in a broken connection with {give}(conn, close=True)"
+                f"hand in a broken connection with {self._terms.discard}"
             )
         if checkout.closed_while_running:
-            return f"the pool was closed while the connection was out; call {give}() before closeall()"
+            return f"the pool was closed while the connection was out; call {give}() before {self._terms.close}()"
         return ""
 
     def _unreached(self, keeper: Keeper) -> str:
@@ -86,10 +85,11 @@ class Hints:
         if source is None or function is None:
             return ""
         name, give = keeper.name, self._give
-        if name == "__enter__" and source.sibling_calls(function, "__exit__", give):
+        leave = {"__enter__": "__exit__", "__aenter__": "__aexit__"}.get(name, "")
+        if leave and source.sibling_calls(function, leave, give):
             return (
-                "if __enter__ raises after it has taken a connection, __exit__ is not called; "
-                f"call {give}() in an except block of __enter__"
+                f"if {name} raises after it has taken a connection, {leave} is not called; "
+                f"call {give}() in an except block of {name}"
             )
         lines = [call.lineno for call in source.calls(function, give) if not source.is_final(call)]
         if not lines:
@@ -136,9 +136,11 @@ class _Source:
 
     def __init__(self, module: ast.Module) -> None:
         self._module = module
-        self._parents: dict[ast.AST, ast.AST] = {
-            child: parent for parent in ast.walk(module) for child in ast.iter_child_nodes(parent)
-        }
+        self._parents: dict[ast.AST, ast.AST] = {}
+        for parent in ast.walk(module):  # outermost first
+            for child in ast.iter_child_nodes(parent):
+                # `await` is looked through: what is done with the awaited value is done with the call's
+                self._parents[child] = self._parents[parent] if isinstance(parent, ast.Await) else parent
 
     def call(self, line: int, name: str) -> ast.Call | None:
         """The call of a function of that name at a line."""

@@ -154,13 +154,10 @@ class Judge:
 
     def _free(self, checkout: Checkout) -> None:
         """Reclaim a leaked connection, in a thread: whatever hangs there must not hang the run."""
-        connection = checkout.connection()
-        if connection is None:
-            return
 
         def reclaim() -> None:
             with contextlib.suppress(Exception):  # closed already, or a pool with ideas of its own
-                checkout.pool.driver.reclaim(checkout.pool.ref(), connection)
+                checkout.pool.driver.reclaim(checkout)
 
         thread = threading.Thread(target=reclaim, name="poolguard-reclaim", daemon=True)
         thread.start()

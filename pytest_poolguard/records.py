@@ -49,13 +49,14 @@ class Owner:
 class Pool:
     """What is remembered of one pool; never the pool itself."""
 
-    __slots__ = ("__weakref__", "driver", "label", "made", "made_known", "owner", "ref")
+    __slots__ = ("__weakref__", "driver", "label", "made", "made_known", "owner", "ref", "terms")
 
     def __init__(
         self, pool: object, driver: Any, label: str, made: Origin, owner: Owner, *, made_known: bool
     ) -> None:
         self.ref = weakref.ref(pool)
         self.driver = driver
+        self.terms = driver.terms(pool)
         self.label = label  #: class and size: ``ThreadedConnectionPool(1..10)``
         self.made = made
         self.made_known = made_known  #: else ``made`` is where it was first used

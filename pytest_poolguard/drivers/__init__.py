@@ -1,4 +1,4 @@
-"""The watched libraries: one module each, all with the interface below.
+"""The watched libraries: one module each, all with the interface below; ``known`` lists them.
 
 A driver notes what its library does in the ledger and knows how to look at, and free, what it handed out.
 It knows no test framework. Nothing here imports a library: see ``imports``.
@@ -12,9 +12,9 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from pytest_poolguard.ledger import Ledger
-from pytest_poolguard.records import Opening
+from pytest_poolguard.records import Checkout, Opening
 
-__all__ = ["Driver", "State", "Unsupported", "Watch"]
+__all__ = ["Driver", "State", "Terms", "Unsupported", "Watch"]
 
 
 class Unsupported(Exception):  # noqa: N818 - it is no error of the program that meets it
@@ -28,6 +28,17 @@ class State:
     backend_pid: int | None = None
     transaction: str = ""  #: "idle", "active", "idle in transaction", "idle in a failed transaction", "unknown"
     closed: bool = False
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a library calls the things that are done with its pools, for the words of a hint."""
+
+    take: str  #: the method that takes a connection
+    give: str  #: the method that returns it
+    close: str  #: the method that closes a pool
+    cure: str  #: what code that leaks should do: "call putconn() in a finally block"
+    discard: str  #: the call that returns a broken connection: "putconn(conn, close=True)"
 
 
 @dataclass
@@ -52,6 +63,9 @@ class Driver(Protocol):
     def modules(self) -> Mapping[str, Callable[[ModuleType], None]]:
         """What to do with each of the library's modules once it is imported; raises :class:`Unsupported`."""
 
+    def terms(self, pool: Any) -> Terms:
+        """The names of a pool's methods."""
+
     def version(self) -> str:
         """The installed version, "unknown" where it can't be told."""
 
@@ -64,8 +78,11 @@ class Driver(Protocol):
     def idle(self, pool: Any) -> int:
         """How many open connections lie idle in a pool; never raises."""
 
-    def reclaim(self, pool: Any, connection: Any) -> None:
-        """Close a leaked connection and free its slot, by the pool's own means where they work."""
+    def reclaim(self, checkout: Checkout) -> None:
+        """Close a leaked connection and free its slot, by the pool's own means where they work.
+
+        Called in a thread of its own, and given up after a while. The connection may be gone, and the pool, too.
+        """
 
     def undo(self) -> None:
         """Give the library back as it was."""

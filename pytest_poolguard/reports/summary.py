@@ -101,7 +101,7 @@ def _remark(kind: str, found: list[Finding]) -> str:
 def _notices(tally: Tally, verbosity: int) -> list[str]:
     lines = []
     if not tally.patched:
-        lines.append("poolguard: no connection pool was seen in this run: psycopg2 was never imported")
+        lines.append(f"poolguard: no connection pool was seen in this run: {_never_imported(tally.libraries)}")
     elif not tally.pools:
         lines.append(
             f"poolguard: no connection pool was seen in this run ({', '.join(tally.patched)} was imported)"
@@ -115,6 +115,12 @@ def _notices(tally: Tally, verbosity: int) -> list[str]:
     lines += [f"poolguard: {notice}" for notice in tally.notices]
     lines += [f"poolguard: internal error, the results are as without it: {fault}" for fault in tally.faults]
     return lines
+
+
+def _never_imported(libraries: list[str]) -> str:
+    if len(libraries) == 1:
+        return f"{libraries[0]} was never imported"
+    return f"none of {', '.join(libraries)} was imported"
 
 
 def _idle(open_pools: list[tuple[Place | None, int]], verbosity: int) -> str:
