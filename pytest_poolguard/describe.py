@@ -35,7 +35,7 @@ class Describe:
         keeper = hints.keeper(checkout)
         finding.hint = hints.hint(checkout, keeper, connection_closed=state.closed)
         if connection is None:
-            finding.note = "pool and connection were garbage-collected while it was out"
+            finding.note = _lost(checkout)
         elif checkout.closed_with_pool is not None:
             finding.closed_at = self._tree.site(checkout.closed_with_pool)
         return finding
@@ -66,6 +66,7 @@ class Describe:
         finding.called_from = keeper.place if keeper is not None and not keeper.is_site else None
         finding.stack = self._tree.stack(checkout.origin)
         finding.thread = _thread_name(checkout)
+        finding.task = printable(checkout.task.name) if checkout.task is not None else ""
         now = self._ledger.clock.now()
         finding.held_seconds = checkout.held if checkout.held is not None else now - checkout.since
         return finding
@@ -110,6 +111,12 @@ class Describe:
                 return self._tree.place(frame.f_code, frame.f_lasti)
             frame = frame.f_back
         return None
+
+
+def _lost(checkout: Checkout) -> str:
+    if checkout.pool.ref() is None:
+        return "pool and connection were garbage-collected while it was out"
+    return "the connection was garbage-collected while it was out: by itself, the pool never gets its slot back"
 
 
 def _thread_name(checkout: Checkout) -> str:

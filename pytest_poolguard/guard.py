@@ -101,8 +101,10 @@ class Guard:
                 )
                 return
             name = f"{driver.library} {driver.version()}"
+            is_first = not self.tally.patched
             if name not in self.tally.patched:
                 self.tally.patched.append(name)
+            if is_first:
                 with self.shield("beginning to watch"):
                     self._on_first_import()
 

@@ -10,7 +10,7 @@ import concurrent.futures.thread
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -24,13 +24,16 @@ DEPTH = 4
 BREADTH = 5000
 
 
-def wait(checkouts: Iterable[Checkout], grace: float) -> None:
-    """Wait, ``grace`` seconds at most in all, for the connections that another thread could still return."""
+def wait(checkouts: Iterable[Checkout], grace: float, workers: Container[threading.Thread] = frozenset()) -> None:
+    """Wait, ``grace`` seconds at most in all, for the connections that another thread could still return.
+
+    ``workers`` are the pools' own threads: they return nothing.
+    """
     deadline = time.monotonic() + grace
     pause = 0.001
     waiting = list(checkouts)
     while True:
-        waiting = [c for c in waiting if c.held is None and _another_thread_could_return(c)]
+        waiting = [c for c in waiting if c.held is None and _another_thread_could_return(c, workers)]
         left = deadline - time.monotonic()
         if not waiting or left <= 0:
             return
@@ -38,12 +41,19 @@ def wait(checkouts: Iterable[Checkout], grace: float) -> None:
         pause = min(pause * 2, 0.05)
 
 
-def _another_thread_could_return(checkout: Checkout) -> bool:
+def _another_thread_could_return(checkout: Checkout, workers: Container[threading.Thread]) -> bool:
+    if checkout.task is not None:  # then code that its loop runs
+        loop = checkout.task.loop()
+        return loop is not None and loop.is_running() and (checkout.task.is_alive() or is_referenced(checkout))
     me = threading.current_thread()
     holder = checkout.thread or threading.main_thread()
     if holder is not me and is_alive(holder):
         return True
-    others = [t for t in threading.enumerate() if t is not me and not isinstance(t, threading.Timer)]
+    others = [
+        thread
+        for thread in threading.enumerate()
+        if thread is not me and not isinstance(thread, threading.Timer) and thread not in workers
+    ]
     return bool(others) and is_referenced(checkout)
 
 

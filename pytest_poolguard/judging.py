@@ -55,7 +55,7 @@ class Judge:
         openings = [(checkout.noted, self._ledger.opening(checkout.connection())) for checkout in new]
         self._look([(finding, opening) for finding, opening in openings if opening and not opening.is_closed()])
         own = [c for c in new if not self._is_kept_for_its_holder(c) and not self._is_carried_over(c, owner)]
-        holders.wait(own, self._grace)
+        self._wait(own)
 
     def end(self, owner: Owner) -> list[Finding]:
         """The leaks of a test or fixture that has ended."""
@@ -71,7 +71,7 @@ class Judge:
     def end_session(self) -> list[Finding]:
         """What is out at the end of the run. Whatever somebody holds on purpose is told, and fails nothing."""
         session = self._ledger.session
-        holders.wait(self._ledger.outstanding(session), self._grace)
+        self._wait(self._ledger.outstanding(session))
         outstanding = self._ledger.outstanding(session)
         findings = self._tell(c for c in outstanding if not c.carried)
         kept = self._tell(c for c in outstanding if c.carried)
@@ -94,6 +94,12 @@ class Judge:
             if self._reclaim:
                 self._free(checkout)
         return findings
+
+    def _wait(self, checkouts: list[Checkout]) -> None:
+        if checkouts:
+            pools = self._ledger.pools()
+            workers = frozenset(thread for pool in pools for thread in pool.driver.workers(pool.ref()))
+            holders.wait(checkouts, self._grace, workers)
 
     # whom it is carried over to
 

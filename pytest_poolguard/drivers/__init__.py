@@ -6,7 +6,8 @@ It knows no test framework. Nothing here imports a library: see ``imports``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol
@@ -14,7 +15,11 @@ from typing import Any, Protocol
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.records import Checkout, Opening
 
-__all__ = ["Driver", "State", "Terms", "Unsupported", "Watch"]
+__all__ = ["TRANSACTION", "Driver", "State", "Terms", "Unsupported", "Watch"]
+
+
+#: libpq's PGTransactionStatusType, in pg_stat_activity's words.
+TRANSACTION = ("idle", "active", "idle in transaction", "idle in a failed transaction", "unknown")
 
 
 class Unsupported(Exception):  # noqa: N818 - it is no error of the program that meets it
@@ -77,6 +82,9 @@ class Driver(Protocol):
 
     def idle(self, pool: Any) -> int:
         """How many open connections lie idle in a pool; never raises."""
+
+    def workers(self, pool: Any) -> Iterable[threading.Thread]:
+        """The threads that a pool runs: they return nothing that a client has taken."""
 
     def reclaim(self, checkout: Checkout) -> None:
         """Close a leaked connection and free its slot, by the pool's own means where they work.

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from pytest_poolguard.drivers import Driver, Watch
 from pytest_poolguard.drivers.psycopg2 import Psycopg2
+from pytest_poolguard.drivers.psycopg_pool import PsycopgPool
 
 __all__ = ["DRIVERS"]
 
-DRIVERS: tuple[Callable[[Watch], Driver], ...] = (Psycopg2,)
+DRIVERS: tuple[Callable[[Watch], Driver], ...] = (Psycopg2, PsycopgPool)

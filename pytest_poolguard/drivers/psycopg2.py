@@ -12,11 +12,11 @@ import functools
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
-from pytest_poolguard.drivers import State, Terms, Unsupported, Watch
+from pytest_poolguard.drivers import TRANSACTION, State, Terms, Unsupported, Watch
 from pytest_poolguard.drivers.blocking import bound
 from pytest_poolguard.drivers.patching import Patches, class_tree
 from pytest_poolguard.origin import capture, printable
@@ -31,8 +31,6 @@ TERMS = Terms(
     cure="call putconn() in a finally block",
     discard="putconn(conn, close=True)",
 )
-#: libpq's PGTransactionStatusType, in pg_stat_activity's words.
-TRANSACTION = ("idle", "active", "idle in transaction", "idle in a failed transaction", "unknown")
 
 
 class Psycopg2:
@@ -82,6 +80,10 @@ class Psycopg2:
     def idle(self, pool: Any) -> int:
         """The pool's own free list, less what has died there."""
         return sum(not self.state(connection).closed for connection in list(getattr(pool, "_pool", ())))
+
+    def workers(self, _pool: Any) -> Iterable[threading.Thread]:
+        """psycopg2's pools have none."""
+        return ()
 
     # patching
 

@@ -84,9 +84,9 @@ def _facts(group: list[Finding]) -> list[str]:
     ended = {"test": "the test ended", "fixture": "the fixture ended"}.get(first.owner_kind, "the run ended")
     when = f"{age(first.held_seconds)} before {ended}" if first.kind == CHECKED_OUT else "and returned since"
     if first.kind == HELD_TOO_LONG:
-        facts = [f"checked out in {_owner(first)}, by thread {first.thread}"]
+        facts = [f"checked out in {_owner(first)}, by {_holder(first)}"]
     else:
-        facts = [f"checked out in {_owner(first)}, {when}, by thread {first.thread}"]
+        facts = [f"checked out in {_owner(first)}, {when}, by {_holder(first)}"]
     if len(group) > 1:
         facts[0] += " (the first of them)"
     if first.thread_place is not None:
@@ -103,6 +103,10 @@ def _owner(finding: Finding) -> str:
     if finding.owner_kind == "session":
         return "code that ran outside any test (an import, or collection)"
     return f"the test {phase}" if phase == "body" else f"the test's {phase}"
+
+
+def _holder(finding: Finding) -> str:
+    return f"task {finding.task}" if finding.task else f"thread {finding.thread}"
 
 
 def _connection(finding: Finding) -> str:
