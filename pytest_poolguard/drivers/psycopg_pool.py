@@ -13,13 +13,12 @@ import importlib.metadata
 import sys
 import threading
 import time
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
 from pytest_poolguard.drivers import TRANSACTION, State, Terms, Unsupported, Watch
-from pytest_poolguard.drivers.gate import PAUSE, Gate
+from pytest_poolguard.drivers.gate import PAUSE, Gates, Way
 from pytest_poolguard.drivers.patching import Patches, class_tree
 from pytest_poolguard.origin import capture, printable
 from pytest_poolguard.records import Checkout, Limits, Pool, Task
@@ -53,7 +52,7 @@ class PsycopgPool:
         self._patches = Patches()
         self._putconn: dict[bool, Callable[..., Any]] = {}  #: the originals, by whether they are asynchronous
         self._module: dict[bool, ModuleType] = {}  #: likewise
-        self._gates: weakref.WeakKeyDictionary[Pool, Gate] = weakref.WeakKeyDictionary()
+        self._gates = Gates(watch.ledger, "_max_size")
 
     @property
     def modules(self) -> Mapping[str, Callable[[ModuleType], None]]:
@@ -162,7 +161,7 @@ class PsycopgPool:
             limits = ledger.present.limits
             way = None
             if limits.max is not None or limits.timeout is not None:
-                way = _Way(driver, self, limits, timeout, error)
+                way = driver._way(self, limits, timeout, error)
                 for _ in way:
                     time.sleep(PAUSE)
                 timeout = way.left
@@ -193,7 +192,7 @@ class PsycopgPool:
             limits = ledger.present.limits
             way = None
             if limits.max is not None or limits.timeout is not None:
-                way = _Way(driver, self, limits, timeout, error)
+                way = driver._way(self, limits, timeout, error)
                 for _ in way:
                     await sleep(PAUSE)
                 timeout = way.left
@@ -229,8 +228,7 @@ class PsycopgPool:
                 if checkout is not None:
                     driver._not_returned(self, conn, checkout, error)
                 raise
-            if driver._gates:
-                driver._cut_down(self)
+            driver._cut_down(self)
             return result
 
         return putconn
@@ -248,8 +246,7 @@ class PsycopgPool:
                 if checkout is not None:
                     driver._not_returned(self, conn, checkout, error)
                 raise
-            if driver._gates:
-                driver._cut_down(self)
+            driver._cut_down(self)
             return result
 
         return putconn
@@ -292,20 +289,14 @@ class PsycopgPool:
 
     # limits
 
-    def gate(self, pool: Any) -> Gate:
-        """The gate for a marker's max."""
-        record = self._watch.ledger.pool(pool) or self._new_pool(pool, made_known=False)
-        return self._gates.setdefault(record, Gate("_max_size"))
-
-    def out(self, pool: Any) -> int:
-        """How many connections of a pool are out."""
-        return sum(checkout.pool.ref() is pool for checkout in self._watch.ledger.outstanding())
+    def _way(self, pool: Any, limits: Limits, timeout: float | None, error: type[Exception]) -> Way:
+        ledger = self._watch.ledger
+        record = ledger.pool(pool) if not pool.closed else None  # a closed one has its own to say
+        return self._gates.way(pool, record, limits, pool.timeout if timeout is None else timeout, error)
 
     def _cut_down(self, pool: Any) -> None:
         """Take back what a pool has grown beyond its own size, for a marker's sake, and nobody uses any more."""
-        record = self._watch.ledger.pool(pool)
-        gate = self._gates.get(record) if record is not None else None
-        if gate is None or not gate.was_raised:
+        if not self._gates.let_it_grow(self._watch.ledger.pool(pool)):
             return
         extra = []
         with contextlib.nullcontext() if self._is_async(pool) else pool._lock:  # noqa: SLF001
@@ -321,7 +312,7 @@ class PsycopgPool:
         """Close the connection, then hand it in: a pool replaces what is broken, a null pool forgets it.
 
         An asynchronous pool can't be called from here, where no loop runs. It is asked for a new connection, as
-        its own ``putconn`` does: the slot is of use again when its loop runs again, and not needed if it is closed.
+        its own ``putconn`` does: the slot is of use when its loop runs again, and never after its loop.
         """
         pool: Any = checkout.pool.ref()
         connection: Any = checkout.connection()
@@ -353,44 +344,6 @@ class PsycopgPool:
             connection._pool = None  # noqa: SLF001
         if pool is not None and not pool.closed:
             pool.run_task(self._module[True].AddConnection(pool))
-
-
-class _Way:
-    """The way to a connection under a marker's limits: iterate until it is free, take it, then :meth:`leave`.
-
-    Each step of the iteration is a pause to make; it raises the pool's own error when the time is up.
-    """
-
-    def __init__(
-        self, driver: PsycopgPool, pool: Any, limits: Limits, timeout: float | None, error: type[Exception]
-    ) -> None:
-        self._pool = pool
-        self._out = driver.out
-        self._error = error
-        self._seconds = pool.timeout if timeout is None else timeout
-        if limits.timeout is not None:
-            self._seconds = min(self._seconds, limits.timeout)
-        self._deadline = time.monotonic() + self._seconds
-        self._max = limits.max
-        self._gate = driver.gate(pool) if limits.max is not None and not pool.closed else None
-
-    def __iter__(self) -> Iterator[None]:
-        if self._gate is None or self._max is None:
-            return
-        while not self._gate.enter(self._pool, self._max, self._out(self._pool)):
-            if time.monotonic() >= self._deadline:
-                raise self._error(f"couldn't get a connection after {self._seconds:.2f} sec")
-            yield
-
-    @property
-    def left(self) -> float:
-        """Seconds that taking the connection may still block."""
-        return max(self._deadline - time.monotonic(), 0.0)
-
-    def leave(self) -> None:
-        """The connection was taken, or not."""
-        if self._gate is not None:
-            self._gate.leave(self._pool)
 
 
 def _class(module: ModuleType, name: str, *methods: str) -> Any:

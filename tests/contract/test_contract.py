@@ -8,6 +8,7 @@ from collections.abc import Callable
 import psycopg  # noqa: F401
 import psycopg_pool  # noqa: F401
 import pytest
+
 from contract.libraries import LIBRARIES, Library
 
 
