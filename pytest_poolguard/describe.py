@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 
-from pytest_poolguard.drivers import State
+from pytest_poolguard.drivers import State, Terms
 from pytest_poolguard.findings import CHECKED_OUT, HELD_TOO_LONG, SERVER_BACKEND, WARNED, Finding
 from pytest_poolguard.hints import Hints
 from pytest_poolguard.ledger import Ledger
@@ -21,7 +21,7 @@ class Describe:
     def __init__(self, ledger: Ledger, tree: SourceTree) -> None:
         self._ledger = ledger
         self._tree = tree
-        self._hints = Hints(tree)
+        self._hints: dict[Terms, Hints] = {}
         self.worker = ""  #: the xdist worker's id, empty in a plain run
 
     def leak(self, checkout: Checkout) -> Finding:
@@ -31,10 +31,11 @@ class Describe:
         finding = self._checkout(CHECKED_OUT, checkout)
         finding.backend_pid = state.backend_pid or self._pid_at_opening(connection)
         finding.transaction_status = "broken" if state.broken else "closed" if state.closed else state.transaction
-        keeper = self._hints.keeper(checkout)
-        finding.hint = self._hints.hint(checkout, keeper, connection_closed=state.closed, broken=state.broken)
+        hints = self._hints_of(checkout.pool)
+        keeper = hints.keeper(checkout)
+        finding.hint = hints.hint(checkout, keeper, connection_closed=state.closed, broken=state.broken)
         if connection is None:
-            finding.note = "pool and connection were garbage-collected while it was out"
+            finding.note = _lost(checkout)
         elif checkout.closed_with_pool is not None:
             finding.closed_at = self._tree.site(checkout.closed_with_pool)
         return finding
@@ -67,10 +68,11 @@ class Describe:
         finding = self._finding(kind, checkout.pool.driver.library, checkout.pool, checkout.taken_by)
         finding.phase = checkout.phase
         finding.acquired = self._tree.site(checkout.origin)
-        keeper = self._hints.keeper(checkout)
+        keeper = self._hints_of(checkout.pool).keeper(checkout)
         finding.called_from = keeper.place if keeper is not None and keeper.helper else None
         finding.stack = self._tree.stack(checkout.origin)
         finding.thread = _thread_name(checkout)
+        finding.task = printable(checkout.task.name) if checkout.task is not None else ""
         now = self._ledger.clock.now()
         finding.held_seconds = checkout.held if checkout.held is not None else now - checkout.since
         return finding
@@ -91,6 +93,11 @@ class Describe:
             worker=self.worker,
         )
 
+    def _hints_of(self, pool: Pool) -> Hints:
+        if pool.terms not in self._hints:
+            self._hints[pool.terms] = Hints(self._tree, pool.terms)
+        return self._hints[pool.terms]
+
     def made(self, pool: Pool) -> Place | None:
         """Where a pool was made, or first used."""
         return self._tree.site(pool.made) if pool.made is not None else None
@@ -110,6 +117,12 @@ class Describe:
                 return self._tree.place(frame.f_code, frame.f_lasti)
             frame = frame.f_back
         return None
+
+
+def _lost(checkout: Checkout) -> str:
+    if checkout.pool.ref() is None:
+        return "pool and connection were garbage-collected while it was out"
+    return "the connection was garbage-collected while it was out: by itself, the pool never gets its slot back"
 
 
 def _thread_name(checkout: Checkout) -> str:

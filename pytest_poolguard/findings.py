@@ -56,6 +56,7 @@ class Finding:
     stack: list[Place] = field(default_factory=list)  #: outermost first
     closed_at: Place | None = None  #: where its pool was closed while it was out
     thread: str = "MainThread"
+    task: str = ""  #: the name of an asyncio task; empty for code that is not asynchronous
     thread_place: Place | None = None  #: where a holder that still runs is now
     held_seconds: float = 0.0
     backend_pid: int | None = None
@@ -104,14 +105,15 @@ class Finding:
             "first_used": plain.pop("pool_first_used"),
         }
         plain["fingerprint"] = self.fingerprint
-        plain["task"] = None
+        plain["task"] = self.task or None
         return plain
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> Finding:
         """The finding of a :meth:`to_dict`."""
         given = dict(plain)
-        del given["fingerprint"], given["task"]
+        del given["fingerprint"]
+        given["task"] = given["task"] or ""
         for name, value in given.pop("owner").items():
             given[f"owner_{name}"] = value
         pool = given.pop("pool")

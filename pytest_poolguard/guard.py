@@ -6,6 +6,7 @@ Made when the run begins, kept in ``config.stash``, undone by ``config.add_clean
 from __future__ import annotations
 
 import os
+import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from pytest_poolguard.deferral import Deferral
 from pytest_poolguard.describe import Describe
 from pytest_poolguard.drivers import Driver, Watch
 from pytest_poolguard.drivers.imports import ImportWatch
-from pytest_poolguard.drivers.psycopg2 import Psycopg2
+from pytest_poolguard.drivers.known import DRIVERS
 from pytest_poolguard.findings import FAILED, WARNED, Finding, connections
 from pytest_poolguard.judging import Judge
 from pytest_poolguard.ledger import Ledger
@@ -51,7 +52,8 @@ class Guard:
         self.found: list[Finding] = []  #: of the present test, not yet settled
         self.ledger = Ledger(self.clock, Owner("session", "session", phase=""), boundaries())
         self.owners = Owners(self.ledger, self._owner_ended, self._test_ends)
-        tree = SourceTree(str(config.rootpath), (os.path.dirname(pytest.__file__), os.path.dirname(__file__)))
+        folded = (os.path.dirname(pytest.__file__), os.path.dirname(__file__))
+        self._tree = tree = SourceTree(str(config.rootpath), folded)
         self.describe = Describe(self.ledger, tree)
         self.judge = Judge(
             self.ledger,
@@ -65,7 +67,8 @@ class Guard:
         self.leftovers = Leftovers(self.ledger, tree)
         self.server = ServerWatch(settings.dsn, self.tally.notices) if settings.server != "off" else None
         self.watch = Watch(self.ledger, self.lose_the_books, self._connected)
-        self._drivers: list[Driver] = [Psycopg2(self.watch)]
+        self._drivers: list[Driver] = [driver(self.watch) for driver in DRIVERS]
+        self.tally.libraries = [driver.library for driver in self._drivers]
         self._on_first_import = on_first_import
         self._imports = ImportWatch(
             {
@@ -92,14 +95,18 @@ class Guard:
         def on_import(module: ModuleType) -> None:
             try:
                 patch(module)
+                for folder in getattr(sys.modules.get(driver.library), "__path__", ()):
+                    self._tree.fold(folder)
             except Exception as error:
                 self.tally.unwatched.append(
                     f"{driver.library} {driver.version()} is not watched: {printable(str(error))}"
                 )
                 return
             name = f"{driver.library} {driver.version()}"
+            is_first = not self.tally.patched
             if name not in self.tally.patched:
                 self.tally.patched.append(name)
+            if is_first:
                 with self.shield("beginning to watch"):
                     self._on_first_import()
 

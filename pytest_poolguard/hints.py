@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import ast
 import inspect
+import sys
 from dataclasses import dataclass
 from types import CodeType
 
+from pytest_poolguard.drivers import Terms
 from pytest_poolguard.origin import Place, SourceTree, printable
 from pytest_poolguard.records import Checkout
 from pytest_poolguard.source import Function, Source, calls, read
@@ -19,6 +21,8 @@ __all__ = ["Hints", "Keeper"]
 
 #: Ways out of a function that a hint names.
 EXITS = 3
+#: What is called at the end of a ``with`` block, by what is called at its beginning.
+LEAVING = {"__enter__": "__exit__", "__aenter__": "__aexit__"}
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,13 @@ class Keeper:
 
 
 class Hints:
-    """Reads each source file once. ``take`` and ``give`` are the names of the pools' two methods."""
+    """Speaks in the terms of one library. Reads each source file once."""
 
-    def __init__(self, tree: SourceTree, take: str = "getconn", give: str = "putconn") -> None:
+    def __init__(self, tree: SourceTree, terms: Terms) -> None:
         self._tree = tree
-        self._take = take
-        self._give = give
+        self._terms = terms
+        self._take = terms.take
+        self._give = terms.give
         self._read: dict[str, Source | None] = {}
 
     # who should have returned it
@@ -85,19 +90,16 @@ class Hints:
             return seen
         if keeper is not None and self._opens_with(checkout, keeper):
             call = printable(keeper.helper or self._take)
-            return (
-                f"`with …{call}()` ends the transaction, it does not return the connection; "
-                f"call {give}() in a finally block"
-            )
+            return f"`with …{call}()` ends the transaction, it does not return the connection; {self._terms.cure}"
         if broken:
             return f"the connection broke while it was out; a broken one has to be returned, too: call {give}()"
         if connection_closed and checkout.closed_with_pool is None:
             return (
                 "the connection was closed, not returned, so its slot stays in use; "
-                f"call {give}(conn, close=True) instead of conn.close()"
+                f"call {self._terms.discard} instead of conn.close()"
             )
         if keeper is None:
-            return f"call {give}() in a finally block"
+            return self._terms.cure
         return self._entered(keeper) or self._unreached(checkout, keeper) or self._kept(checkout, keeper)
 
     def _seen(self, checkout: Checkout) -> str:
@@ -109,10 +111,10 @@ class Hints:
                 return f"it was given to {give}() of another pool; return it to the pool that it came from"
             return (
                 f"{give}() raised {detail}, so the connection kept its slot; "
-                f"hand in a broken connection with {give}(conn, close=True)"
+                f"hand in a broken connection with {self._terms.discard}"
             )
         if checkout.closed_while_running:
-            return f"the pool was closed while the connection was out; call {give}() before closeall()"
+            return f"the pool was closed while the connection was out; call {give}() before {self._terms.close}()"
         return ""
 
     def _opens_with(self, checkout: Checkout, keeper: Keeper) -> bool:
@@ -120,21 +122,25 @@ class Hints:
         if keeper.source is None or keeper.call is None:
             return False
         connection = checkout.connection()
-        own = connection is None or _is_of(type(connection), "__exit__", checkout.pool.driver.library)
-        return own and isinstance(keeper.source.parent(keeper.call), ast.With)
+        statement = keeper.source.parent(keeper.call)
+        if not isinstance(statement, ast.With | ast.AsyncWith):
+            return False
+        leave = "__exit__" if isinstance(statement, ast.With) else "__aexit__"
+        return connection is None or self._is_librarys(type(connection), leave)
 
     def _entered(self, keeper: Keeper) -> str:
         """The hint for a context manager whose ``__exit__`` returns the connection."""
         function = keeper.function
-        if keeper.source is None or function is None or function.name != "__enter__":
+        if keeper.source is None or function is None or function.name not in LEAVING:
             return ""
-        leave = keeper.source.sibling(function, "__exit__")
+        leaving = LEAVING[function.name]
+        leave = keeper.source.sibling(function, leaving)
         lines = [call.lineno for call in calls(leave, self._give)] if leave is not None else []
         if not lines:
             return ""
         return (
-            f"__exit__ did not get to its {self._give}() in line {lines[0]}; "
-            "it is not called at all if __enter__ raises after taking the connection"
+            f"{leaving} did not get to its {self._give}() in line {lines[0]}; "
+            f"it is not called at all if {function.name} raises after taking the connection"
         )
 
     def _unreached(self, checkout: Checkout, keeper: Keeper) -> str:
@@ -145,7 +151,7 @@ class Hints:
         if source is None or call is None or not backs:
             return ""
         if pool is not None and (
-            give in vars(pool) or not _is_of(type(pool), give, checkout.pool.driver.library)
+            give in getattr(pool, "__dict__", ()) or not self._is_librarys(type(pool), give)
         ):
             return ""  # it may have been reached, and done something else
         last = backs[-1]
@@ -183,23 +189,23 @@ class Hints:
     def _kept(self, checkout: Checkout, keeper: Keeper) -> str:
         """The hint where the source has no way back for the connection."""
         source, call, name = keeper.source, keeper.call, keeper.name
-        in_finally = f"call {self._give}() in a finally block"
+        cure = self._terms.cure
         if source is None or call is None:
-            return f"nothing gave it back; {in_finally}"
+            return f"nothing gave it back; {cure}"
         parent, kept = source.parent(call), source.kept_in(call)
         if isinstance(parent, ast.Attribute):
             return (
                 f"`…{call_name(call)}().{parent.attr}` keeps no name for the connection; "
-                f"assign it to a variable and {in_finally}"
+                f"assign it to a variable and call {self._give}() in a finally block"
             )
         if kept:
-            return f"{name} keeps it in {printable(kept)}, and nothing gave it back; {in_finally}"
+            return f"{name} keeps it in {printable(kept)}, and nothing gave it back; {cure}"
         handed_out = self._handed_out(checkout, keeper, source.handed_out(call))
         if handed_out:
             return handed_out
         if not keeper.is_certain:
-            return f"neither {printable(keeper.helper)} nor {name} gave it back; {in_finally}"
-        return f"{name} never gave it back; {in_finally}"
+            return f"neither {printable(keeper.helper)} nor {name} gave it back; {cure}"
+        return f"{name} never gave it back; {cure}"
 
     def _handed_out(self, checkout: Checkout, keeper: Keeper, out: ast.AST | None) -> str:
         """The hint where the function hands the connection out, and nobody is known to be given it."""
@@ -217,6 +223,12 @@ class Hints:
         own = [code for code, _ in checkout.origin.frames() if self._tree.is_own(code.co_filename)]
         return checkout.taken_by.kind == "fixture" and own[-1] is keeper.code
 
+    def _is_librarys(self, cls: type, method: str) -> bool:
+        """Whether a class has a method from a library, not one of the project's own."""
+        definer = next((one for one in cls.__mro__ if method in vars(one)), cls)
+        module = sys.modules.get(definer.__module__)
+        return not self._tree.is_own(getattr(module, "__file__", None) or "<built-in>")
+
     def _source(self, filename: str) -> Source | None:
         if filename not in self._read:
             self._read[filename] = read(filename)
@@ -226,12 +238,6 @@ class Hints:
 def call_name(call: ast.Call) -> str:
     """The name of a called function, without what it is an attribute of."""
     return printable(ast.unparse(call.func).rpartition(".")[2])
-
-
-def _is_of(cls: type, method: str, library: str) -> bool:
-    """Whether a class has a method from a library, not one of the project's own."""
-    definer = next((one for one in cls.__mro__ if method in vars(one)), cls)
-    return definer.__module__.partition(".")[0] == library
 
 
 def _and(lines: list[int]) -> str:

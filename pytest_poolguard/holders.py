@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextvars import ContextVar
 from types import CodeType, FunctionType, MemberDescriptorType, ModuleType
 from typing import Any
@@ -32,13 +32,16 @@ CONTAINERS: tuple[Any, ...] = (list, tuple, set, frozenset, deque)
 LRU_CACHE = type(functools.cache(lambda: None))
 
 
-def wait(checkouts: Iterable[Checkout], grace: float) -> None:
-    """Wait, ``grace`` seconds at most in all, for the connections that another thread could still return."""
+def wait(checkouts: Iterable[Checkout], grace: float, workers: Container[threading.Thread] = frozenset()) -> None:
+    """Wait, ``grace`` seconds at most in all, for the connections that another thread could still return.
+
+    ``workers`` are the pools' own threads: they return nothing.
+    """
     deadline = time.monotonic() + grace
     pause = 0.001
     waiting = list(checkouts)
     while True:
-        waiting = [c for c in waiting if c.held is None and _another_thread_could_return(c)]
+        waiting = [c for c in waiting if c.held is None and _another_thread_could_return(c, workers)]
         left = deadline - time.monotonic()
         if not waiting or left <= 0:
             return
@@ -46,12 +49,19 @@ def wait(checkouts: Iterable[Checkout], grace: float) -> None:
         pause = min(pause * 2, 0.05)
 
 
-def _another_thread_could_return(checkout: Checkout) -> bool:
+def _another_thread_could_return(checkout: Checkout, workers: Container[threading.Thread]) -> bool:
+    if checkout.task is not None:  # then code that its loop runs
+        loop = checkout.task.loop()
+        return loop is not None and loop.is_running() and (checkout.task.is_alive() or is_referenced(checkout))
     me = threading.current_thread()
     holder = checkout.thread or threading.main_thread()
     if holder is not me and is_alive(holder):
         return True
-    others = [t for t in threading.enumerate() if t is not me and not isinstance(t, threading.Timer)]
+    others = [
+        thread
+        for thread in threading.enumerate()
+        if thread is not me and not isinstance(thread, threading.Timer) and thread not in workers
+    ]
     return bool(others) and is_referenced(checkout)
 
 

@@ -54,7 +54,7 @@ class Judge:
         for checkout in new:
             checkout.noted = self._describe.leak(checkout)
         own = [c for c in new if not self._is_kept_for_its_holder(c) and not self._is_carried_over(c, owner)]
-        holders.wait(own, self._grace)
+        self._wait(own)
         left = [(c.noted, self._ledger.opening(c.connection())) for c in own if c.held is None]
         self._look([(finding, opening) for finding, opening in left if opening and not opening.is_closed()])
 
@@ -72,7 +72,7 @@ class Judge:
     def end_session(self) -> list[Finding]:
         """What is out at the end of the run. Whatever somebody holds on purpose is told, and fails nothing."""
         session = self._ledger.session
-        holders.wait(self._ledger.outstanding(session), self._grace)
+        self._wait(self._ledger.outstanding(session))
         outstanding = self._ledger.outstanding(session)
         findings = self._tell(c for c in outstanding if not c.carried)
         kept = self._tell(c for c in outstanding if c.carried)
@@ -95,6 +95,12 @@ class Judge:
             if self._reclaim:
                 self._free(checkout)
         return findings
+
+    def _wait(self, checkouts: list[Checkout]) -> None:
+        if checkouts:
+            pools = self._ledger.pools()
+            workers = frozenset(thread for pool in pools for thread in pool.driver.workers(pool.ref()))
+            holders.wait(checkouts, self._grace, workers)
 
     # whom it is carried over to
 
@@ -162,13 +168,10 @@ class Judge:
 
     def _free(self, checkout: Checkout) -> None:
         """Reclaim a leaked connection, in a thread: whatever hangs there must not hang the run."""
-        connection = checkout.connection()
-        if connection is None:
-            return
 
         def reclaim() -> None:
             with contextlib.suppress(Exception):  # closed already, or a pool with ideas of its own
-                checkout.pool.driver.reclaim(checkout.pool.ref(), connection)
+                checkout.pool.driver.reclaim(checkout)
 
         thread = threading.Thread(target=reclaim, name="poolguard-reclaim", daemon=True)
         thread.start()

@@ -97,10 +97,18 @@ class SourceTree:
     def __init__(self, root: str, folded: tuple[str, ...] = ()) -> None:
         self.root = os.path.realpath(root)
         self._known: dict[str, bool] = {}
+        self._libraries: tuple[str, ...] = ()
         paths = sysconfig.get_paths()
         self._folded = tuple(
             os.path.realpath(path) + os.sep for path in (paths["stdlib"], paths["platstdlib"], *folded)
         )
+
+    def fold(self, folder: str) -> None:
+        """Count a folder's code as a library's, wherever it lies."""
+        path = os.path.realpath(folder) + os.sep
+        if path not in self._libraries:
+            self._libraries += (path,)
+            self._known.clear()
 
     def is_own(self, filename: str) -> bool:
         """Whether a source file belongs to the project under test.
@@ -116,12 +124,15 @@ class SourceTree:
     def _look_up(self, filename: str) -> bool:
         if filename.startswith("<"):
             return filename.startswith("<doctest")
-        parts = os.path.realpath(filename).split(os.sep)
+        path = os.path.realpath(filename)
+        if path.startswith(self._libraries):
+            return False
+        parts = path.split(os.sep)
         for name in ("site-packages", "dist-packages"):
             if name in parts:
                 package = parts[parts.index(name) + 1]
                 return any(os.path.exists(os.path.join(self.root, at, package)) for at in ("", "src", "lib"))
-        return not os.path.realpath(filename).startswith(self._folded)
+        return not path.startswith(self._folded)
 
     def package(self, filename: str) -> str:
         """The installed package of a source file; empty for the project's own and the standard library's."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from pytest_poolguard.origin import Origin
 
-__all__ = ["Checkout", "Limits", "Opening", "Owner", "Pool"]
+__all__ = ["Checkout", "Limits", "Opening", "Owner", "Pool", "Task"]
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,14 @@ class Owner:
 class Pool:
     """What is remembered of one pool; never the pool itself."""
 
-    __slots__ = ("__weakref__", "driver", "label", "made", "made_known", "owner", "ref")
+    __slots__ = ("__weakref__", "driver", "label", "made", "made_known", "owner", "ref", "terms")
 
     def __init__(
         self, pool: object, driver: Any, label: str, made: Origin, owner: Owner, *, made_known: bool
     ) -> None:
         self.ref = weakref.ref(pool)
         self.driver = driver
+        self.terms = driver.terms(pool)
         self.label = label  #: class and size: ``ThreadedConnectionPool(1..10)``
         self.made = made
         self.made_known = made_known  #: else ``made`` is where it was first used
@@ -104,6 +105,22 @@ class Opening:
         return connection is None or bool(self.driver.state(connection).closed)
 
 
+class Task:
+    """The asyncio task that holds a connection: never the task itself, whose frames hold everything."""
+
+    __slots__ = ("loop", "name", "ref")
+
+    def __init__(self, task: Any) -> None:
+        self.ref = weakref.ref(task)
+        self.name = task.get_name()
+        self.loop = weakref.ref(task.get_loop())
+
+    def is_alive(self) -> bool:
+        """Whether the task may go on: it is not done, and its loop runs, which then is in another thread."""
+        task, loop = self.ref(), self.loop()
+        return task is not None and loop is not None and loop.is_running() and not task.done()
+
+
 class Checkout:
     """A connection taken from a pool and not yet returned."""
 
@@ -123,6 +140,7 @@ class Checkout:
         "pool",
         "since",
         "taken_by",
+        "task",
         "thread",
     )
 
@@ -138,6 +156,7 @@ class Checkout:
         self.phase = owner.phase
         self.since = since
         self.thread = thread  #: the holder; None for the main thread, a bare ident for a foreign thread
+        self.task: Task | None = None  #: the task that holds it; None for code that is not asynchronous
         self.held: float | None = None  #: seconds, once returned
         self.key_of_holder = False  #: taken under the holder's own process or thread id as key
         self.cause: tuple[str, str] | None = None  #: a failed return: what happened, detail

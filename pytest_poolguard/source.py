@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from types import CodeType
 
 from pytest_poolguard.origin import line_of
-from pytest_poolguard.syntax import Syntax, position
+from pytest_poolguard.syntax import Syntax, awaited, position
 
 __all__ = ["Function", "Source", "calls", "read"]
 
@@ -104,12 +104,16 @@ class Source(Syntax):
             return around if self._is_part_of(call, around.body) else None
         variable = self.variable(call)
         for node in ast.walk(around) if around is not None else ():
-            if isinstance(node, ast.Return | ast.Yield) and node.value is not None:
-                for part in ast.walk(node.value):
-                    if (part is call or (variable and _name(part) == variable)) and self._is_part_of(
-                        part, node.value
-                    ):
-                        return node
+            if not isinstance(node, ast.Return | ast.Yield) or node.value is None:
+                continue
+            if awaited(node.value) is call:
+                return node
+            if isinstance(node.value, ast.Await):
+                continue  # it was handed to a function, which came back
+            for part in ast.walk(node.value):
+                named = part is call or (variable and _name(part) == variable)
+                if named and self._is_part_of(part, node.value):
+                    return node
         return None
 
     def hands_itself_out(self, call: ast.Call) -> bool:
@@ -117,12 +121,13 @@ class Source(Syntax):
         out = self.handed_out(call)
         if isinstance(out, ast.Lambda):
             return out.body is call
-        return isinstance(out, ast.Return) and (out.value is call or _name(out.value) == self.variable(call))
+        value = awaited(out.value) if isinstance(out, ast.Return) else None
+        return value is not None and (value is call or _name(value) == self.variable(call))
 
     def hands_out_at_once(self, call: ast.Call) -> bool:
         """Whether nothing can go wrong between the call and the ``return`` of its value."""
         out = self.handed_out(call)
-        if isinstance(out, ast.Lambda) or (isinstance(out, ast.Return) and out.value is call):
+        if isinstance(out, ast.Lambda) or (isinstance(out, ast.Return) and awaited(out.value) is call):
             return True
         return isinstance(out, ast.Return) and self.follows_at_once(call, out)
 
@@ -130,7 +135,7 @@ class Source(Syntax):
         """Whether a value goes into another one: not if something is only asked of it, or a function gets it."""
         while node is not whole:
             parent = self.parents[node]
-            if isinstance(parent, ast.Attribute | ast.Subscript | ast.Compare | ast.Await):
+            if isinstance(parent, ast.Attribute | ast.Subscript | ast.Compare):
                 return False
             if isinstance(parent, ast.IfExp) and node is parent.test:
                 return False

@@ -6,7 +6,7 @@ import ast
 import itertools
 from collections.abc import Iterator
 
-__all__ = ["Syntax", "position"]
+__all__ = ["Syntax", "awaited", "position"]
 
 LOOPS = (ast.For, ast.AsyncFor, ast.While, ast.comprehension, ast.ListComp, ast.SetComp, ast.DictComp)
 SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef, ast.GeneratorExp)
@@ -17,9 +17,11 @@ class Syntax:
 
     def __init__(self, module: ast.Module) -> None:
         self.module = module
-        self.parents: dict[ast.AST, ast.AST] = {
-            child: parent for parent in ast.walk(module) for child in ast.iter_child_nodes(parent)
-        }
+        self.parents: dict[ast.AST, ast.AST] = {}
+        for parent in ast.walk(module):  # outermost first
+            for child in ast.iter_child_nodes(parent):
+                # `await` is looked through: what is done with the awaited value is done with the call's
+                self.parents[child] = self.parents[parent] if isinstance(parent, ast.Await) else parent
 
     def contains(self, whole: ast.AST, node: ast.AST) -> bool:
         """Whether a node is a part of another one."""
@@ -88,6 +90,11 @@ class Syntax:
                 return True
             child = parent
         return False
+
+
+def awaited(node: ast.AST | None) -> ast.AST | None:
+    """What stands after an ``await``; other nodes as they are."""
+    return node.value if isinstance(node, ast.Await) else node
 
 
 def position(node: ast.Call | ast.stmt | ast.expr) -> tuple[int, int]:

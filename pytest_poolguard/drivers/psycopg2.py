@@ -12,11 +12,11 @@ import functools
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
-from pytest_poolguard.drivers import State, Unsupported, Watch
+from pytest_poolguard.drivers import TRANSACTION, State, Terms, Unsupported, Watch
 from pytest_poolguard.drivers.blocking import bound
 from pytest_poolguard.drivers.moment import ask, parameters
 from pytest_poolguard.drivers.patching import Patches, class_tree
@@ -26,8 +26,13 @@ from pytest_poolguard.redaction import redacted
 
 __all__ = ["Psycopg2"]
 
-#: libpq's PGTransactionStatusType, in pg_stat_activity's words.
-TRANSACTION = ("idle", "active", "idle in transaction", "idle in a failed transaction", "unknown")
+TERMS = Terms(
+    take="getconn",
+    give="putconn",
+    close="closeall",
+    cure="call putconn() in a finally block",
+    discard="putconn(conn, close=True)",
+)
 
 #: What ``connection.closed`` is where nobody called ``close()``; that makes it 1.
 BROKEN = 2
@@ -50,6 +55,10 @@ class Psycopg2:
     def modules(self) -> Mapping[str, Callable[[ModuleType], None]]:
         """``psycopg2`` and ``psycopg2.pool``."""
         return {"psycopg2": self._patch_connect, "psycopg2.pool": self._patch_pools}
+
+    def terms(self, _pool: Any) -> Terms:
+        """The same for every class."""
+        return TERMS
 
     def version(self) -> str:
         """The first word of ``psycopg2.__version__``."""
@@ -76,6 +85,10 @@ class Psycopg2:
     def idle(self, pool: Any) -> int:
         """The pool's own free list, less what has died there."""
         return sum(not self.state(connection).closed for connection in list(getattr(pool, "_pool", ())))
+
+    def workers(self, _pool: Any) -> Iterable[threading.Thread]:
+        """psycopg2's pools have none."""
+        return ()
 
     # patching
 
@@ -251,12 +264,16 @@ class Psycopg2:
 
     # reclaiming
 
-    def reclaim(self, pool: Any, connection: Any) -> None:
+    def reclaim(self, checkout: Checkout) -> None:
         """Close the connection, then hand it in: a pool discards what is closed.
 
         The public ``putconn`` comes first, for the sake of subclasses that count there; where it is mocked or
         raises on a closed connection, the base class's own function frees the slot.
         """
+        pool: Any = checkout.pool.ref()
+        connection: Any = checkout.connection()
+        if connection is None:
+            return
         connection.close()
         if pool is None or pool.closed:
             return

@@ -159,7 +159,7 @@ def _notices(tally: Tally, verbosity: int) -> list[str]:
     if tally.unwatched:
         lines += [f"poolguard: {redacted(text)}" for text in tally.unwatched]
     elif not tally.patched:
-        lines.append("poolguard: no connection pool was seen in this run: psycopg2 was never imported")
+        lines.append("poolguard: no connection pool was seen in this run: " + _never_imported(tally.libraries))
     elif not tally.pools:
         lines.append(
             f"poolguard: no connection pool was seen in this run ({', '.join(tally.patched)} was imported)"
@@ -179,6 +179,12 @@ def _notices(tally: Tally, verbosity: int) -> list[str]:
 def fault(text: str) -> str:
     """The line for an exception of our own."""
     return f"poolguard: internal error, the results are as without it: {redacted(text)}"
+
+
+def _never_imported(libraries: list[str]) -> str:
+    if len(libraries) == 1:
+        return f"{libraries[0]} was never imported"
+    return f"none of {', '.join(libraries)} was imported"
 
 
 def _idle(open_pools: list[tuple[Place | None, int]], verbosity: int) -> str:

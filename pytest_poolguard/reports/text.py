@@ -15,8 +15,8 @@ MINUTE = 60
 OUTER, INNER = 2, 6
 #: Groups of findings that one test's report shows as blocks without -v, and how many more as a line each.
 BLOCKS, LINES = 2, 10
-#: Threads that a group names without -v.
-THREADS = 3
+#: Threads or tasks that a group names without -v.
+HOLDERS = 3
 #: Backends left on the server that are shown without -v, where they were all opened in one place.
 BACKENDS = 4
 
@@ -113,7 +113,7 @@ def _facts(group: list[Finding], verbosity: int) -> list[str]:
     if first.kind == CHECKED_OUT:
         one = "the first " if len(group) > 1 else ""
         facts[0] += f", {one}{age(first.held_seconds)} before {ended}"
-    facts[0] += f", by {_threads(group)}"
+    facts[0] += f", by {_holders(group)}"
     if first.thread_place is not None:
         facts.append(f"that thread still runs, now at {first.thread_place.site}")
     connection = _connection(first)
@@ -133,12 +133,13 @@ def _backends(group: list[Finding], verbosity: int) -> list[str]:
     return facts
 
 
-def _threads(group: list[Finding]) -> str:
-    names = list(dict.fromkeys(finding.thread for finding in group))
+def _holders(group: list[Finding]) -> str:
+    kind = "task" if group[0].task else "thread"
+    names = list(dict.fromkeys(finding.task or finding.thread for finding in group))
     if len(names) == 1:
-        return f"thread {names[0]}"
-    more = f" and {len(names) - THREADS} more" if len(names) > THREADS else ""
-    return f"threads {', '.join(names[:THREADS])}{more}"
+        return f"{kind} {names[0]}"
+    more = f" and {len(names) - HOLDERS} more" if len(names) > HOLDERS else ""
+    return f"{kind}s {', '.join(names[:HOLDERS])}{more}"
 
 
 def _owner(finding: Finding) -> str:

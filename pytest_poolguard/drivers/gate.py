@@ -1,0 +1,106 @@
+"""A marker's limits, for pools that wait for a free connection and take a timeout."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+from pytest_poolguard.ledger import Ledger
+from pytest_poolguard.records import Limits, Pool
+
+__all__ = ["PAUSE", "Gates", "Way"]
+
+#: Seconds between two looks at a gate that is shut.
+PAUSE = 0.005
+
+
+class Gates:
+    """One gate a pool, from the first marker with a ``max`` on.
+
+    ``size`` is the attribute in which a pool keeps its maximum: where the marker allows more, it is raised while
+    somebody is on the way through.
+    """
+
+    def __init__(self, ledger: Ledger, size: str) -> None:
+        self._ledger = ledger
+        self._size = size
+        self._gates: weakref.WeakKeyDictionary[Pool, _Gate] = weakref.WeakKeyDictionary()
+
+    def way(self, pool: Any, record: Pool | None, limits: Limits, timeout: float, error: type[Exception]) -> Way:
+        """The way to a connection of a pool, for one who would wait ``timeout`` seconds without a marker."""
+        gate = None
+        if limits.max is not None and record is not None:
+            gate = self._gates.setdefault(record, _Gate(self._ledger, self._size))
+        return Way(pool, gate, limits, timeout, error)
+
+    def let_it_grow(self, record: Pool | None) -> bool:
+        """Whether a pool may have grown beyond its own size for a marker's sake."""
+        gate = self._gates.get(record) if self._gates and record is not None else None
+        return gate is not None and gate.was_raised
+
+
+class Way:
+    """The way to a connection: iterate until it is free, take it, then :meth:`leave`.
+
+    Each step of the iteration is a pause to make; it raises the pool's own error when the time is up.
+    """
+
+    def __init__(
+        self, pool: Any, gate: _Gate | None, limits: Limits, timeout: float, error: type[Exception]
+    ) -> None:
+        self._pool = pool
+        self._gate = gate
+        self._max = limits.max or 0
+        self._error = error
+        self._seconds = timeout if limits.timeout is None else min(timeout, limits.timeout)
+        self._deadline = time.monotonic() + self._seconds
+
+    def __iter__(self) -> Iterator[None]:
+        while self._gate is not None and not self._gate.enter(self._pool, self._max):
+            if time.monotonic() >= self._deadline:
+                raise self._error(f"couldn't get a connection after {self._seconds:.2f} sec")
+            yield
+
+    @property
+    def left(self) -> float:
+        """Seconds that taking the connection may still block."""
+        return max(self._deadline - time.monotonic(), 0.0)
+
+    def leave(self) -> None:
+        """The connection was taken, and noted, or will not be."""
+        if self._gate is not None:
+            self._gate.leave(self._pool)
+
+
+class _Gate:
+    def __init__(self, ledger: Ledger, size: str) -> None:
+        self.was_raised = False
+        self._ledger = ledger
+        self._size = size
+        self._own = 0
+        self._entered = 0  # those who are not noted in the ledger yet
+        self._lock = threading.Lock()
+
+    def enter(self, pool: Any, maximum: int) -> bool:
+        """Whether one more may take a connection."""
+        with self._lock:
+            out = sum(checkout.pool.ref() is pool for checkout in self._ledger.outstanding())
+            if out + self._entered >= maximum:
+                return False
+            if not self._entered:
+                self._own = getattr(pool, self._size)
+            self._entered += 1
+            if 0 < self._own < maximum:  # 0: as many as you like
+                self.was_raised = True
+                setattr(pool, self._size, maximum)
+            return True
+
+    def leave(self, pool: Any) -> None:
+        """One who entered has gone through, or turned round."""
+        with self._lock:
+            self._entered -= 1
+            if not self._entered:
+                setattr(pool, self._size, self._own)

@@ -1,0 +1,354 @@
+"""psycopg_pool: ``ConnectionPool``, ``AsyncConnectionPool``, and the null pools, which inherit from them.
+
+Only those two classes have a ``getconn`` and a ``putconn``; ``connection()``, and the ``close()`` of a connection
+whose pool has ``close_returns``, call them. It is the client's call that counts: with a ``reset`` callback the
+pool takes a connection back later, in a worker, and its counters are its own business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.metadata
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
+from typing import Any
+
+from pytest_poolguard.drivers import TRANSACTION, State, Terms, Unsupported, Watch
+from pytest_poolguard.drivers.gate import PAUSE, Gates, Way
+from pytest_poolguard.drivers.patching import Patches, class_tree
+from pytest_poolguard.origin import capture, printable
+from pytest_poolguard.records import Checkout, Limits, Pool, Task
+
+__all__ = ["PsycopgPool"]
+
+TERMS = Terms(
+    take="getconn",
+    give="putconn",
+    close="close",
+    cure="use `with pool.connection() as conn:`",
+    discard="putconn(conn)",
+)
+ASYNC_TERMS = Terms(
+    take="getconn",
+    give="putconn",
+    close="close",
+    cure="use `async with pool.connection() as conn:`",
+    discard="putconn(conn)",
+)
+
+
+class PsycopgPool:
+    """The driver of psycopg_pool 3.1 and newer."""
+
+    library = "psycopg_pool"
+    pool_references = 0  # what is out, the pool does not know
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._patches = Patches()
+        self._putconn: dict[bool, Callable[..., Any]] = {}  #: the originals, by whether they are asynchronous
+        self._module: dict[bool, ModuleType] = {}  #: likewise
+        self._gates = Gates(watch.ledger, "_max_size")
+
+    @property
+    def modules(self) -> Mapping[str, Callable[[ModuleType], None]]:
+        """The one where each pool begins, and the two that take connections and give them back."""
+        return {
+            "psycopg_pool.base": self._patch_base,
+            "psycopg_pool.pool": self._patch_pool,
+            "psycopg_pool.pool_async": self._patch_async_pool,
+        }
+
+    def version(self) -> str:
+        """The one that was installed: the package has its own only after its modules."""
+        try:
+            return importlib.metadata.version(self.library)
+        except importlib.metadata.PackageNotFoundError:
+            return "unknown"
+
+    def undo(self) -> None:
+        """Give psycopg_pool its functions back."""
+        self._patches.undo()
+
+    def terms(self, pool: Any) -> Terms:
+        """With or without ``async``."""
+        return ASYNC_TERMS if self._is_async(pool) else TERMS
+
+    def state(self, connection: Any) -> State:
+        """What libpq knows of the connection."""
+        try:
+            if connection.closed:
+                return State(closed=True)
+            info = connection.info
+            return State(int(info.backend_pid), TRANSACTION[info.transaction_status])
+        except Exception:  # a mock, or a connection that breaks just now
+            return State()
+
+    def is_open(self, pool: Any) -> bool:
+        """Whether it was opened, and not closed yet."""
+        return getattr(pool, "closed", True) is False
+
+    def idle(self, pool: Any) -> int:
+        """Those that lie ready, less what has died there."""
+        return sum(not self.state(connection).closed for connection in list(getattr(pool, "_pool", ())))
+
+    def workers(self, pool: Any) -> Iterable[threading.Thread]:
+        """The threads of a synchronous pool: they connect, and reset what was returned."""
+        threads = [*getattr(pool, "_workers", ()), getattr(pool, "_sched_runner", None)]
+        return [thread for thread in threads if isinstance(thread, threading.Thread)]
+
+    # patching
+
+    def _patch_base(self, module: ModuleType) -> None:
+        base = _class(module, "BasePool", "__init__")
+        self._patches.replace(base, "__init__", self._watched_init(vars(base)["__init__"]))
+
+    def _patch_pool(self, module: ModuleType) -> None:
+        self._patch(module, "ConnectionPool", self._watched_getconn, self._watched_putconn, is_async=False)
+
+    def _patch_async_pool(self, module: ModuleType) -> None:
+        self._patch(
+            module, "AsyncConnectionPool", self._watched_async_getconn, self._watched_async_putconn, is_async=True
+        )
+
+    def _patch(
+        self,
+        module: ModuleType,
+        name: str,
+        take: Callable[..., Any],
+        give: Callable[..., Any],
+        *,
+        is_async: bool,
+    ) -> None:
+        base = _class(module, name, "getconn", "putconn")
+        self._module[is_async] = module
+        self._putconn[is_async] = vars(base)["putconn"]
+        for method, watched in (("getconn", take), ("putconn", give)):
+            original = vars(base)[method]
+            replacement = watched(original, module.PoolTimeout) if watched is take else watched(original)
+            for cls in class_tree(base):  # a class that was made before may have taken it under any name
+                for alias, value in list(vars(cls).items()):
+                    if value is original:
+                        self._patches.replace(cls, alias, replacement)
+
+    # the replacements: what the caller gets, and the signatures, are the originals'
+
+    def _watched_init(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        driver, watch = self, self._watch
+
+        @functools.wraps(original)
+        def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+            __tracebackhide__ = True
+            original(self, *args, **kwargs)
+            if watch.active:
+                try:
+                    driver._new_pool(self, made_known=True)
+                except Exception as error:
+                    watch.on_fault("noting a pool", error)
+
+        return __init__
+
+    def _watched_getconn(self, original: Callable[..., Any], error: type[Exception]) -> Callable[..., Any]:
+        driver, watch, ledger = self, self._watch, self._watch.ledger
+
+        @functools.wraps(original)
+        def getconn(self: Any, timeout: float | None = None) -> Any:
+            __tracebackhide__ = True
+            limits = ledger.present.limits
+            way = None
+            if limits.max is not None or limits.timeout is not None:
+                way = driver._way(self, limits, timeout, error)
+                for _ in way:
+                    time.sleep(PAUSE)
+                timeout = way.left
+            try:
+                connection = original(self, timeout)
+                if watch.active:
+                    try:
+                        ledger.check_out(
+                            ledger.pool(self) or driver._new_pool(self, made_known=False), connection
+                        )
+                    except Exception as fault:
+                        watch.on_fault("noting a checkout", fault)
+                return connection
+            finally:
+                if way is not None:
+                    way.leave()
+
+        return getconn
+
+    def _watched_async_getconn(self, original: Callable[..., Any], error: type[Exception]) -> Callable[..., Any]:
+        driver, watch, ledger = self, self._watch, self._watch.ledger
+        asyncio = sys.modules["asyncio"]  # the library has imported it
+        current_task, sleep = asyncio.current_task, asyncio.sleep
+
+        @functools.wraps(original)
+        async def getconn(self: Any, timeout: float | None = None) -> Any:
+            __tracebackhide__ = True
+            limits = ledger.present.limits
+            way = None
+            if limits.max is not None or limits.timeout is not None:
+                way = driver._way(self, limits, timeout, error)
+                for _ in way:
+                    await sleep(PAUSE)
+                timeout = way.left
+            try:
+                connection = await original(self, timeout)
+                if watch.active:
+                    try:
+                        checkout = ledger.check_out(
+                            ledger.pool(self) or driver._new_pool(self, made_known=False), connection
+                        )
+                        task = current_task()
+                        if checkout is not None and task is not None:
+                            checkout.task = Task(task)
+                    except Exception as fault:
+                        watch.on_fault("noting a checkout", fault)
+                return connection
+            finally:
+                if way is not None:
+                    way.leave()
+
+        return getconn
+
+    def _watched_putconn(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        driver = self
+
+        @functools.wraps(original)
+        def putconn(self: Any, conn: Any) -> Any:
+            __tracebackhide__ = True
+            checkout = driver._returns(self, conn)
+            try:
+                result = original(self, conn)
+            except BaseException as error:
+                if checkout is not None:
+                    driver._not_returned(self, conn, checkout, error)
+                raise
+            driver._cut_down(self)
+            return result
+
+        return putconn
+
+    def _watched_async_putconn(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        driver = self
+
+        @functools.wraps(original)
+        async def putconn(self: Any, conn: Any) -> Any:
+            __tracebackhide__ = True
+            checkout = driver._returns(self, conn)
+            try:
+                result = await original(self, conn)
+            except BaseException as error:
+                if checkout is not None:
+                    driver._not_returned(self, conn, checkout, error)
+                raise
+            driver._cut_down(self)
+            return result
+
+        return putconn
+
+    # what they note
+
+    def _is_async(self, pool: Any) -> bool:
+        module = self._module.get(True)
+        return module is not None and isinstance(pool, module.AsyncConnectionPool)
+
+    def _new_pool(self, pool: Any, *, made_known: bool) -> Pool:
+        ledger = self._watch.ledger
+        label = f"{type(pool).__name__}({pool.min_size}..{pool.max_size or ''})"
+        return ledger.add_pool(pool, self, label, capture(ledger.stops, 2), made_known=made_known)
+
+    def _returns(self, pool: Any, conn: Any) -> Checkout | None:
+        """Note a return before the pool has the connection: from then on somebody else may take it."""
+        checkout = None
+        if self._watch.active:
+            try:
+                checkout = self._watch.ledger.held_by(conn)
+                if checkout is not None and checkout.pool.ref() is pool:
+                    self._watch.ledger.check_in(checkout)
+            except Exception as error:
+                self._watch.on_fault("noting a return", error)
+        return checkout
+
+    def _not_returned(self, pool: Any, conn: Any, checkout: Checkout, error: BaseException) -> None:
+        """A putconn raised: the connection is still out if it still bears the mark of its pool."""
+        try:
+            own = checkout.pool.ref() is pool
+            if own and getattr(conn, "_pool", None) is not pool:
+                return
+            if own:
+                self._watch.ledger.put_back(checkout)
+            reason = printable(f"{type(error).__name__}: {error}".strip().partition("\n")[0])
+            checkout.cause = ("putconn raised", reason) if own else ("returned to another pool", "")
+        except Exception as fault:
+            self._watch.on_fault("noting a failed return", fault)
+
+    # limits
+
+    def _way(self, pool: Any, limits: Limits, timeout: float | None, error: type[Exception]) -> Way:
+        ledger = self._watch.ledger
+        record = ledger.pool(pool) if not pool.closed else None  # a closed one has its own to say
+        return self._gates.way(pool, record, limits, pool.timeout if timeout is None else timeout, error)
+
+    def _cut_down(self, pool: Any) -> None:
+        """Take back what a pool has grown beyond its own size, for a marker's sake, and nobody uses any more."""
+        if not self._gates.let_it_grow(self._watch.ledger.pool(pool)):
+            return
+        extra = []
+        with contextlib.nullcontext() if self._is_async(pool) else pool._lock:  # noqa: SLF001
+            while pool._pool and pool._nconns > pool._max_size:  # noqa: SLF001
+                extra.append(pool._pool.pop())  # noqa: SLF001
+                pool._nconns -= 1  # noqa: SLF001
+        for connection in extra:
+            connection.pgconn.finish()
+
+    # reclaiming
+
+    def reclaim(self, checkout: Checkout) -> None:
+        """Close the connection, then hand it in: a pool replaces what is broken, a null pool forgets it.
+
+        An asynchronous pool can't be called from here, where no loop runs. It is asked for a new connection, as
+        its own ``putconn`` does: the slot is of use when its loop runs again, and never after its loop.
+        """
+        pool: Any = checkout.pool.ref()
+        connection: Any = checkout.connection()
+        if checkout.task is None:
+            self._reclaim(pool, connection)
+            return
+        loop = checkout.task.loop()
+        if loop is not None and loop.is_running():
+            loop.call_soon_threadsafe(self._reclaim_async, pool, connection)
+        else:
+            self._reclaim_async(None if loop is None or loop.is_closed() else pool, connection)
+
+    def _reclaim(self, pool: Any, connection: Any) -> None:
+        if connection is not None:
+            connection.pgconn.finish()
+        if pool is None or pool.closed:
+            return
+        if connection is None:
+            pool.run_task(self._module[False].AddConnection(pool))
+            return
+        with contextlib.suppress(Exception):  # the connection's mark, below, tells
+            pool.putconn(connection)
+        if connection._pool is pool:  # noqa: SLF001
+            self._putconn[False](pool, connection)
+
+    def _reclaim_async(self, pool: Any, connection: Any) -> None:
+        if connection is not None:
+            connection.pgconn.finish()
+            connection._pool = None  # noqa: SLF001
+        if pool is not None and not pool.closed:
+            pool.run_task(self._module[True].AddConnection(pool))
+
+
+def _class(module: ModuleType, name: str, *methods: str) -> Any:
+    cls = getattr(module, name, None)
+    for method in methods:
+        if method not in getattr(cls, "__dict__", {}):
+            raise Unsupported(f"{module.__name__}.{name} has no {method}")
+    return cls

@@ -1,0 +1,107 @@
+"""What the contract has to know of each library: a table of code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["LIBRARIES", "Library"]
+
+HEADER = """
+import asyncio, contextlib, gc, os, threading, time
+import psycopg2, pytest
+{imports}
+
+DSN = os.environ["SUITE_DSN"]
+
+def is_on_server(pid):
+    with contextlib.closing(psycopg2.connect(DSN)) as conn, conn.cursor() as cursor:
+        cursor.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", [pid])
+        return bool(cursor.fetchall())
+
+@pytest.fixture(scope="module")
+{define} pool():
+    {make}
+    yield pool
+    {close}
+"""
+
+
+@dataclass(frozen=True)
+class Library:
+    """Statements and expressions, in which ``pool`` and ``conn`` stand for variables of the suite."""
+
+    name: str  #: of the library, as in the report
+    pool_class: str
+    imports: str
+    make: str  #: statements that make ``pool``, with a minimum of 1 where there is one, and {size} as maximum
+    take: str
+    give: str
+    close: str
+    exhausted: str  #: what an exhausted pool raises
+    refused: str  #: what it raises when it is given what is not its own
+    cure: str  #: part of the hint
+    take_soon: str = ""  #: takes a connection within moments or not at all
+    is_async: bool = False
+
+    @property
+    def define(self) -> str:
+        """Begins a test's or a fixture's definition."""
+        return "async def" if self.is_async else "def"
+
+    def made(self, size: int) -> str:
+        """Makes ``pool``."""
+        return self.make.format(size=size)
+
+    def header(self, size: int) -> str:
+        """The beginning of a suite with a module-scoped ``pool``."""
+        return HEADER.format(imports=self.imports, define=self.define, make=self.made(size), close=self.close)
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """Command line arguments: one event loop for a module."""
+        if not self.is_async:
+            return ()
+        scopes = (f"asyncio_default_{what}_loop_scope=module" for what in ("test", "fixture"))
+        return "-oasyncio_mode=auto", *(f"-o{scope}" for scope in scopes)
+
+
+def _psycopg_pool(pool_class: str, minimum: int, *, is_async: bool) -> Library:
+    wait = "await " if is_async else ""
+    return Library(
+        name="psycopg_pool",
+        pool_class=pool_class,
+        imports=f"from psycopg_pool import PoolTimeout, {pool_class}",
+        make=(
+            f"pool = {pool_class}(DSN, min_size={minimum}, max_size={{size}}, open=False, timeout=20)\n"
+            f"    {wait}pool.open()"
+        ),
+        take=f"{wait}pool.getconn()",
+        take_soon=f"{wait}pool.getconn(timeout=0.1)",
+        give=f"{wait}pool.putconn(conn)",
+        close=f"{wait}pool.close()",
+        exhausted="PoolTimeout",
+        refused="ValueError",
+        cure=f"use `{'async ' * is_async}with pool.connection() as conn:`",
+        is_async=is_async,
+    )
+
+
+LIBRARIES = (
+    Library(
+        name="psycopg2",
+        pool_class="ThreadedConnectionPool",
+        imports="from psycopg2.pool import PoolError, ThreadedConnectionPool",
+        make="pool = ThreadedConnectionPool(1, {size}, DSN)",
+        take="pool.getconn()",
+        take_soon="pool.getconn()",
+        give="pool.putconn(conn)",
+        close="pool.closed or pool.closeall()",
+        exhausted="PoolError",
+        refused="PoolError",
+        cure="call putconn() in a finally block",
+    ),
+    _psycopg_pool("ConnectionPool", 1, is_async=False),
+    _psycopg_pool("NullConnectionPool", 0, is_async=False),
+    _psycopg_pool("AsyncConnectionPool", 1, is_async=True),
+    _psycopg_pool("AsyncNullConnectionPool", 0, is_async=True),
+)

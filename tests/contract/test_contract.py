@@ -1,0 +1,356 @@
+"""What holds for every library alike. A new one is a line in ``libraries.LIBRARIES``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+# C extensions, which can't be imported anew for every inner run
+import psycopg  # noqa: F401
+import psycopg_pool  # noqa: F401
+import pytest
+
+from contract.libraries import LIBRARIES, Library
+
+
+@pytest.fixture(params=LIBRARIES, ids=lambda library: library.pool_class)
+def lib(request) -> Library:
+    return request.param
+
+
+@pytest.fixture
+def run(suite, lib) -> Callable:
+    """Run a suite that has a module-scoped ``pool`` of 2."""
+
+    def run(source: str, *args: str, size: int = 2):
+        return suite.run(source, *lib.arguments, *args, header=lib.header(size))
+
+    return run
+
+
+def test_what_is_returned_is_no_leak(run, lib):
+    result = run(
+        f"""
+@pytest.mark.parametrize("number", range(3))
+{lib.define} test_it(pool, poolguard, number):
+    conn = {lib.take}
+    assert (poolguard.checked_out, poolguard.peak) == (1, 1)
+    {lib.give}
+    assert (poolguard.checked_out, poolguard.peak) == (0, 1)
+    conn = {lib.take}
+    {lib.give}
+"""
+    )
+    result.assert_silent(passed=3)
+    assert (result.data["pools"], result.data["checkouts"]) == (1, 6)
+
+
+def test_a_leak_fails_the_test_that_took_it_and_names_the_line(run, lib):
+    result = run(
+        f"""
+{lib.define} leaks(pool):
+    conn = {lib.take}
+
+{lib.define} test_leaks(pool):
+    {"await " * lib.is_async}leaks(pool)
+
+{lib.define} test_clean(pool):
+    conn = {lib.take}
+    {lib.give}
+"""
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    (finding,) = result.findings
+    assert result.blamed == ["test_leaks"]
+    assert result.sites == [f"leaks: conn = {lib.take}"]
+    assert finding["library"] == lib.name
+    assert finding["pool"]["class"] == lib.pool_class
+    assert finding["pool"]["made_at"]["text"] == lib.made(2).splitlines()[0]
+    own = [place["function"] for place in finding["stack"] if place["own"]]
+    assert own == ["test_leaks", "leaks"]
+    assert finding["hint"] == f"leaks never gave it back; {lib.cure}"
+    assert (finding["task"] is not None) == lib.is_async
+
+
+def test_a_connection_that_is_still_there_is_described(run, lib):
+    result = run(
+        f"""
+kept = []
+
+{lib.define} test_leaks(pool):
+    conn = {lib.take}
+    {"await " * lib.is_async}conn.cursor().execute("SELECT 1")
+    kept.append([[[[[conn]]]]])  # deeper than anybody looks
+    print("pid", conn.info.backend_pid)
+"""
+    )
+    (finding,) = result.findings
+    assert finding["transaction_status"] == "idle in transaction"
+    assert f"pid {finding['backend_pid']}\n" in result.text
+    assert not finding["note"]
+
+
+def test_a_fixture_that_leaks_is_named(run, lib):
+    result = run(
+        f"""
+@pytest.fixture
+{lib.define} returns(pool):
+    conn = {lib.take}
+    yield conn
+    {lib.give}
+
+@pytest.fixture
+{lib.define} leaks(pool):
+    yield {lib.take}
+
+{lib.define} test_returns(returns): pass
+{lib.define} test_leaks(leaks): pass
+"""
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    assert [f["owner"]["name"] for f in result.findings] == ["leaks"]
+    assert result.blamed == ["test_leaks"]
+
+
+def test_what_a_wider_fixture_holds_is_no_leak_of_a_test(run, lib):
+    run(
+        f"""
+@pytest.fixture(scope="module")
+{lib.define} conn(pool):
+    conn = {lib.take}
+    yield conn
+    {lib.give}
+
+{lib.define} test_one(conn): pass
+{lib.define} test_two(conn): pass
+"""
+    ).assert_silent(passed=2)
+
+
+def test_a_thread_or_task_that_leaks_is_named(run, lib):
+    start = (
+        'await asyncio.create_task(work(pool, returns), name="its name")'
+        if lib.is_async
+        else 'thread = threading.Thread(target=work, args=[pool, returns], name="its name"); '
+        "thread.start(); thread.join()"
+    )
+    result = run(
+        f"""
+{lib.define} work(pool, returns):
+    conn = {lib.take}
+    if returns:
+        {lib.give}
+
+@pytest.mark.parametrize("returns", [True, False])
+{lib.define} test_it(pool, returns):
+    {start}
+"""
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    assert result.blamed == ["test_it[False]"]
+    assert result.sites == [f"work: conn = {lib.take}"]
+    assert result.findings[0]["task" if lib.is_async else "thread"] == "its name"
+
+
+def test_what_is_returned_after_its_pool_was_closed_is_no_leak(run, lib):
+    result = run(
+        f"""
+@pytest.mark.parametrize("returns", [True, False])
+{lib.define} test_it(returns):
+    {lib.made(2)}
+    conn = {lib.take}
+    {lib.close}
+    if returns:
+        with contextlib.suppress(psycopg2.pool.PoolError):  # its own way to say that it is closed
+            {lib.give}
+"""
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    assert result.blamed == ["test_it[False]"]
+
+
+def test_an_exhausted_pool_raises_its_own_error(run, lib):
+    run(
+        f"""
+{lib.define} test_it(pool, poolguard):
+    conn = {lib.take}
+    with pytest.raises({lib.exhausted}):
+        {lib.take_soon}
+    assert poolguard.checked_out == 1
+    {lib.give}
+""",
+        size=1,
+    ).assert_silent(passed=1)
+
+
+def test_max_makes_a_pool_smaller_and_bigger_and_gives_its_size_back(run, lib):
+    run(
+        f"""
+{lib.define} hands_out(pool, number):
+    taken = []
+    for _ in range(number):
+        taken.append({lib.take})
+    with pytest.raises({lib.exhausted}):
+        {lib.take_soon}
+    for conn in taken:
+        {lib.give}
+
+@pytest.mark.pool(max=1)
+{lib.define} test_smaller(pool):
+    {"await " * lib.is_async}hands_out(pool, 1)
+
+@pytest.mark.pool(max=4)
+{lib.define} test_bigger(pool):
+    {"await " * lib.is_async}hands_out(pool, 4)
+
+{lib.define} test_own_size(pool):
+    {"await " * lib.is_async}hands_out(pool, 2)
+"""
+    ).assert_silent(passed=3)
+
+
+def test_timeout_ends_a_wait_with_the_pools_own_error(run, lib):
+    run(
+        f"""
+@pytest.mark.pool(timeout=0.2)
+@pytest.mark.parametrize("number", [1, 2])
+{lib.define} test_it(pool, number):
+    conn = {lib.take}
+    begin = time.monotonic()
+    with pytest.raises({lib.exhausted}):
+        {lib.take}
+    assert time.monotonic() - begin < 10
+    {lib.give}
+""",
+        size=1,
+    ).assert_silent(passed=2)
+
+
+def test_timeout_holds_for_a_pool_that_max_keeps_full(run, lib):
+    run(
+        f"""
+@pytest.mark.pool(max=1, timeout=0.2)
+{lib.define} test_it(pool):
+    conn = {lib.take}
+    with pytest.raises({lib.exhausted}):
+        {lib.take}
+    {lib.give}
+    conn = {lib.take}
+    {lib.give}
+"""
+    ).assert_silent(passed=1)
+
+
+def test_hold_fails_a_test_that_returns_too_late(run, lib):
+    result = run(
+        f"""
+@pytest.mark.pool(hold=0.05)
+@pytest.mark.parametrize("seconds", [0, 0.1])
+{lib.define} test_it(pool, seconds):
+    conn = {lib.take}
+    time.sleep(seconds)
+    {lib.give}
+"""
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    assert [f["kind"] for f in result.findings] == ["held_too_long"]
+
+
+def test_leaks_that_are_expected_fail_nothing(run, lib):
+    result = run(
+        f"""
+@pytest.mark.pool(leaks=1, reason="known")
+@pytest.mark.parametrize("leaks", [True, False])
+{lib.define} test_it(pool, leaks):
+    conn = {lib.take}
+    if not leaks:
+        {lib.give}
+"""
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    assert [f["verdict"] for f in result.findings] == ["expected"]
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["kept", "collected"])
+def test_after_the_report_the_slot_is_free_and_the_backend_gone(run, lib, kept):
+    """Whether the connection is still there, or was collected while it was out: its slot is in use either way."""
+    result = run(
+        f"""
+kept, pids = [], []
+
+{lib.define} test_leaks(pool):
+    conn = {lib.take}
+    pids.append(conn.info.backend_pid)
+    if {kept}:
+        kept.append([[[[[conn]]]]])  # deeper than anybody looks
+    del conn
+    gc.collect()
+
+{lib.define} test_next(pool):
+    for _ in range(100):
+        if not is_on_server(pids[0]):
+            break
+        time.sleep(0.01)
+    else:
+        pytest.fail("the backend is still there")
+    conn = {lib.take}
+    {lib.give}
+""",
+        size=1,
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    assert result.blamed == ["test_leaks"]
+
+
+def test_warn_reclaims_nothing(run, lib):
+    result = run(
+        f"""
+kept = []
+
+{lib.define} test_leaks(pool):
+    kept.append([[[[[{lib.take}]]]]])
+
+{lib.define} test_next(pool):
+    with pytest.raises({lib.exhausted}):
+        {lib.take_soon}
+""",
+        "--poolguard=warn",
+        size=1,
+    )
+    result.assert_outcomes(passed=2)
+    assert result.blamed == ["test_leaks"]
+
+
+def test_a_second_return_is_the_pools_to_refuse(run, lib):
+    run(
+        f"""
+{lib.define} test_it(pool, poolguard):
+    conn = {lib.take}
+    {lib.give}
+    with pytest.raises({lib.refused}):
+        {lib.give}
+    assert poolguard.checked_out == 0
+"""
+    ).assert_silent(passed=1)
+
+
+def test_a_return_to_another_pool_is_none(run, lib):
+    result = run(
+        f"""
+@pytest.mark.parametrize("returns", [True, False])
+{lib.define} test_it(pool, returns):
+    right = pool
+    {lib.made(1)}
+    wrong, pool = pool, right
+    conn = {lib.take}
+    pool = wrong
+    with pytest.raises({lib.refused}):
+        {lib.give}
+    {lib.close}
+    pool = right
+    if returns:
+        {lib.give}
+"""
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    assert result.blamed == ["test_it[False]"]
+    assert "putconn() of another pool" in result.findings[0]["hint"]
