@@ -72,6 +72,46 @@ def test_enter_raises(pool):
         pass
 
 
+def test_the_try_block_begins_too_late(pool):
+    conn = pool.getconn()
+    conn.cursor().execute("SELECT 1")
+    if conn.info.transaction_status:
+        return
+    try:
+        conn.cursor().execute("SELECT 2")
+    finally:
+        pool.putconn(conn)
+
+
+def test_it_has_no_name(pool):
+    pool.getconn().cursor().execute("SELECT 1")
+
+
+class Store:
+    def __init__(self, pool):
+        self.conn = pool.getconn()
+
+
+def test_an_object_keeps_it(pool):
+    Store(pool).conn.cursor().execute("SELECT 1")
+
+
+@pytest.fixture
+def conn(pool):
+    return pool.getconn()
+
+
+def test_a_fixture_hands_it_out(conn):
+    conn.cursor().execute("SELECT 1")
+
+
+def test_it_breaks(pool):
+    conn = pool.getconn()
+    end_its_backend(pool, conn)
+    with pytest.raises(AdminShutdown):
+        conn.cursor().execute("SELECT 1")
+
+
 @pytest.mark.pool(hold=0.01)
 def test_it_is_held_too_long(pool):
     conn = pool.getconn()
