@@ -17,7 +17,7 @@ from rows import Row
 from standin import fill
 
 from pytest_poolguard.clock import Clock
-from pytest_poolguard.drivers import Watch
+from pytest_poolguard.drivers.interface import Watch
 from pytest_poolguard.drivers.psycopg2 import Psycopg2
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.records import Owner

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 
-from pytest_poolguard.drivers import State, Terms
+from pytest_poolguard.drivers.interface import State, Terms
 from pytest_poolguard.findings import CHECKED_OUT, HELD_TOO_LONG, SERVER_BACKEND, WARNED, Finding
 from pytest_poolguard.hints import Hints
 from pytest_poolguard.ledger import Ledger

@@ -18,9 +18,8 @@ import pytest
 from pytest_poolguard.clock import Clock
 from pytest_poolguard.deferral import Deferral
 from pytest_poolguard.describe import Describe
-from pytest_poolguard.drivers import Driver, Watch
-from pytest_poolguard.drivers.imports import ImportWatch
-from pytest_poolguard.drivers.known import DRIVERS
+from pytest_poolguard.drivers.interface import Driver, Watch
+from pytest_poolguard.drivers.known import driver_of
 from pytest_poolguard.findings import FAILED, WARNED, Finding, connections
 from pytest_poolguard.judging import Judge
 from pytest_poolguard.ledger import Ledger
@@ -37,12 +36,9 @@ __all__ = ["Guard"]
 
 
 class Guard:
-    """Watches from :meth:`start` to :meth:`stop`.
+    """Watches each library from its :meth:`imported` to :meth:`stop`."""
 
-    ``on_first_import`` is called once there is a library to watch.
-    """
-
-    def __init__(self, config: pytest.Config, settings: Settings, on_first_import: Callable[[], None]) -> None:
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self.settings = settings
         self.is_controller = False  #: of an xdist run: it runs no test itself
         self.tally = Tally()
@@ -67,50 +63,35 @@ class Guard:
         self.leftovers = Leftovers(self.ledger, tree)
         self.server = ServerWatch(settings.dsn, self.tally.notices) if settings.server != "off" else None
         self.watch = Watch(self.ledger, self.lose_the_books, self._connected)
-        self._drivers: list[Driver] = [driver(self.watch) for driver in DRIVERS]
-        self.tally.libraries = [driver.library for driver in self._drivers]
-        self._on_first_import = on_first_import
-        self._imports = ImportWatch(
-            {
-                name: self._patcher(driver, patch)
-                for driver in self._drivers
-                for name, patch in driver.modules.items()
-            }
-        )
+        self._drivers: dict[str, Driver] = {}
 
     # watching
 
-    def start(self) -> None:
-        """Watch from now on."""
-        self._imports.install()
+    def imported(self, library: str, name: str, module: ModuleType) -> None:
+        """A module of a library was imported: watch it."""
+        try:
+            if library not in self._drivers:
+                self._drivers[library] = driver_of(library)(self.watch)
+            driver = self._drivers[library]
+        except Exception as error:
+            self.fault(f"loading the driver of {library}", error)
+            return
+        try:
+            driver.modules[name](module)
+            for folder in getattr(sys.modules.get(library), "__path__", ()):
+                self._tree.fold(folder)
+        except Exception as error:
+            self.tally.unwatched.append(f"{library} {driver.version()} is not watched: {printable(str(error))}")
+            return
+        known = f"{library} {driver.version()}"
+        if known not in self.tally.patched:
+            self.tally.patched.append(known)
 
     def stop(self) -> None:
         """Watch no longer, and give everything back as it was."""
-        self._imports.uninstall()
         self.watch.active = False
-        for driver in self._drivers:
+        for driver in self._drivers.values():
             driver.undo()
-
-    def _patcher(self, driver: Driver, patch: Callable[[ModuleType], None]) -> Callable[[ModuleType], None]:
-        def on_import(module: ModuleType) -> None:
-            try:
-                patch(module)
-                for folder in getattr(sys.modules.get(driver.library), "__path__", ()):
-                    self._tree.fold(folder)
-            except Exception as error:
-                self.tally.unwatched.append(
-                    f"{driver.library} {driver.version()} is not watched: {printable(str(error))}"
-                )
-                return
-            name = f"{driver.library} {driver.version()}"
-            is_first = not self.tally.patched
-            if name not in self.tally.patched:
-                self.tally.patched.append(name)
-            if is_first:
-                with self.shield("beginning to watch"):
-                    self._on_first_import()
-
-        return on_import
 
     def _connected(self, opening: Opening, asker: Callable[[], Ask]) -> None:
         if self.server is not None:

@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from types import CodeType
 
-from pytest_poolguard.drivers import Terms
+from pytest_poolguard.drivers.interface import Terms
 from pytest_poolguard.origin import Place, SourceTree, printable
 from pytest_poolguard.records import Checkout
 from pytest_poolguard.source import Function, Source, calls, read

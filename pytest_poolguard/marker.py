@@ -11,17 +11,12 @@ from types import FunctionType
 from typing import Any, Literal
 
 import pytest
+from _pytest.reports import CollectErrorRepr
 
 from pytest_poolguard.records import Limits
+from pytest_poolguard.settings import MARKER
 
-__all__ = ["MARKER_HELP", "Expectations", "expectations", "marker_errors"]
-
-MARKER_HELP = (
-    "pool(max=None, timeout=None, hold=None, leaks=None, reason=None): limits for the connection pools during "
-    "the test. max: connections that each pool hands out at once; timeout: seconds that taking one may block; "
-    "hold: seconds that one may be out; leaks: how many connections the test is expected to leak, or 'any', "
-    "with a reason. (pytest-poolguard)"
-)
+__all__ = ["Expectations", "expectations", "marker_errors", "refuse_wrong_markers"]
 
 
 @dataclass(frozen=True)
@@ -43,13 +38,22 @@ class Expectations:
 def expectations(item: pytest.Item) -> Expectations:
     """The arguments for a test, each from the nearest marker that gives it: function, class, module."""
     arguments: dict[str, Any] = {}
-    for mark in item.iter_markers("pool"):
+    for mark in item.iter_markers(MARKER):
         given = dict(mark.kwargs)
         if "leaks" in arguments:  # the reason goes with its number
             given.pop("reason", None)
         for name, value in given.items():
             arguments.setdefault(name, value)
     return Expectations(**arguments)
+
+
+def refuse_wrong_markers(collector: pytest.Collector, report: pytest.CollectReport) -> None:
+    """Let a collection fail where a pool marker is wrong."""
+    errors = marker_errors(collector, report.result)
+    if errors:
+        report.outcome = "failed"
+        report.longrepr = CollectErrorRepr("\n".join(errors))
+        report.result = []
 
 
 def marker_errors(collector: pytest.Collector, collected: Iterable[object]) -> list[str]:
@@ -59,7 +63,7 @@ def marker_errors(collector: pytest.Collector, collected: Iterable[object]) -> l
         f"@pytest.mark.pool on {item.nodeid}: {error}"
         for item in collected
         if isinstance(item, pytest.Item)
-        for mark in item.iter_markers("pool")
+        for mark in item.iter_markers(MARKER)
         for error in _errors(mark)
     ]
     return wrong + _misplaced(collector, collected)
@@ -75,7 +79,7 @@ def _misplaced(collector: pytest.Collector, collected: Iterable[object]) -> list
         f"@pytest.mark.pool on {collector.nodeid}::{name}: this is no test, so it has no effect: "
         "mark the tests that use it"
         for name, function in _functions(collector.obj)
-        if function not in tests and any(mark.name == "pool" for mark in getattr(function, "pytestmark", ()))
+        if function not in tests and any(mark.name == MARKER for mark in getattr(function, "pytestmark", ()))
     ]
 
 

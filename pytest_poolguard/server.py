@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_poolguard.drivers import Unaskable
+from pytest_poolguard.drivers.interface import Unaskable
 from pytest_poolguard.origin import printable
 from pytest_poolguard.records import Opening
 

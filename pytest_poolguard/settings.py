@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
-__all__ = ["OPTIONS", "Option", "Settings", "add_options", "read_settings"]
+__all__ = [
+    "MARKER",
+    "MARKER_HELP",
+    "OPTIONS",
+    "Option",
+    "Settings",
+    "add_options",
+    "read_settings",
+    "runs_no_test",
+]
 
 MODES = ("fail", "warn", "off")
 SERVER = ("session", "off")
@@ -49,8 +57,7 @@ def _file(text: str) -> str:
     return path
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(NamedTuple):
     """One option: ``name`` is the ini key, and with dashes the flag."""
 
     name: str
@@ -107,8 +114,19 @@ OPTIONS = (
 )
 
 
-@dataclass(frozen=True)
-class Settings:
+MARKER = "pool"
+MARKER_HELP = (
+    "pool(max=None, timeout=None, hold=None, leaks=None, reason=None): limits for the connection pools during "
+    "the test. max: connections that each pool hands out at once; timeout: seconds that taking one may block; "
+    "hold: seconds that one may be out; leaks: how many connections the test is expected to leak, or 'any', "
+    "with a reason. (pytest-poolguard)"
+)
+
+#: Options with which pytest runs no test.
+SHOWING = ("collectonly", "showfixtures", "show_fixtures_per_test")
+
+
+class Settings(NamedTuple):
     """The options in force."""
 
     mode: str
@@ -155,3 +173,8 @@ def _value(option: Option, config: pytest.Config, flags: Any) -> Any:
             except ValueError as error:
                 raise pytest.UsageError(f"poolguard: {source}: {error}") from None
     return option.default
+
+
+def runs_no_test(config: pytest.Config) -> bool:
+    """Whether pytest only shows something."""
+    return any(config.getoption(name, False) for name in SHOWING)

@@ -25,7 +25,6 @@ class Tally:
     outside: list[Finding] = field(default_factory=list)  #: those that no test's report carries
     pools: int = 0
     taken: int = 0
-    libraries: list[str] = field(default_factory=list)  #: those that are watched for
     patched: list[str] = field(default_factory=list)  #: libraries that were imported, with their versions
     unwatched: list[str] = field(default_factory=list)  #: libraries that were imported, and why nobody watches
     open_pools: list[tuple[Place | None, int]] = field(default_factory=list)

@@ -165,7 +165,7 @@ for module in list(sys.modules.values()):  # names that were imported from there
 """,
     )
     suite.pytester.syspathinsert()
-    source = LEAK + "\ndef test_fails():\n    assert False\n\ndef test_passes(pool):\n    pass\n"
+    source = LEAK + "\ndef test_fails():\n    assert False\n\n@pytest.mark.pool(hold=60)\ndef test_passes(pool):\n    pass\n"
     run = suite.run(source, "-p", "fault", *options, subprocess=True)
     outcomes = run.result.parseoutcomes()
     red = outcomes["failed"] + outcomes.get("errors", 0)  # a leak that its test's report could not carry any more

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pytest_poolguard.drivers import Watch
+from pytest_poolguard.drivers.interface import Watch
 from pytest_poolguard.drivers.patching import Patches
 from pytest_poolguard.origin import Origin, capture
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from pytest_poolguard.drivers import Unaskable
+from pytest_poolguard.drivers.interface import Unaskable
 from pytest_poolguard.origin import printable
 
 __all__ = ["ask", "parameters"]

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
-from pytest_poolguard.drivers import TRANSACTION, State, Terms, Unsupported, Watch
 from pytest_poolguard.drivers.blocking import bound
+from pytest_poolguard.drivers.interface import TRANSACTION, State, Terms, Unsupported, Watch
 from pytest_poolguard.drivers.moment import ask, parameters
 from pytest_poolguard.drivers.patching import Patches, class_tree
 from pytest_poolguard.origin import capture, printable

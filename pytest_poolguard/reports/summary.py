@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from pytest_poolguard.drivers.known import NEVER_IMPORTED
 from pytest_poolguard.failure import error
 from pytest_poolguard.findings import (
     CHECKED_OUT,
@@ -159,7 +160,7 @@ def _notices(tally: Tally, verbosity: int) -> list[str]:
     if tally.unwatched:
         lines += [f"poolguard: {redacted(text)}" for text in tally.unwatched]
     elif not tally.patched:
-        lines.append("poolguard: no connection pool was seen in this run: " + _never_imported(tally.libraries))
+        lines.append(NEVER_IMPORTED)
     elif not tally.pools:
         lines.append(
             f"poolguard: no connection pool was seen in this run ({', '.join(tally.patched)} was imported)"
@@ -179,12 +180,6 @@ def _notices(tally: Tally, verbosity: int) -> list[str]:
 def fault(text: str) -> str:
     """The line for an exception of our own."""
     return f"poolguard: internal error, the results are as without it: {redacted(text)}"
-
-
-def _never_imported(libraries: list[str]) -> str:
-    if len(libraries) == 1:
-        return f"{libraries[0]} was never imported"
-    return f"none of {', '.join(libraries)} was imported"
 
 
 def _idle(open_pools: list[tuple[Place | None, int]], verbosity: int) -> str:
