@@ -74,7 +74,7 @@ class Describe:
         finding.thread = _thread_name(checkout)
         finding.task = printable(checkout.task.name) if checkout.task is not None else ""
         now = self._ledger.clock.now()
-        finding.held_seconds = checkout.held if checkout.held is not None else now - checkout.since
+        finding.held_seconds = checkout.held if checkout.returned else now - checkout.since
         return finding
 
     def _finding(self, kind: str, library: str, pool: Pool | None, owner: Owner) -> Finding:

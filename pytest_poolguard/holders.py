@@ -41,7 +41,7 @@ def wait(checkouts: Iterable[Checkout], grace: float, workers: Container[threadi
     pause = 0.001
     waiting = list(checkouts)
     while True:
-        waiting = [c for c in waiting if c.held is None and _another_thread_could_return(c, workers)]
+        waiting = [c for c in waiting if not c.returned and _another_thread_could_return(c, workers)]
         left = deadline - time.monotonic()
         if not waiting or left <= 0:
             return

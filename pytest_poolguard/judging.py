@@ -55,7 +55,7 @@ class Judge:
             checkout.noted = self._describe.leak(checkout)
         own = [c for c in new if not self._is_kept_for_its_holder(c) and not self._is_carried_over(c, owner)]
         self._wait(own)
-        left = [(c.noted, self._ledger.opening(c.connection())) for c in own if c.held is None]
+        left = [(c.noted, self._ledger.opening(c.connection())) for c in own if not c.returned]
         self._look([(finding, opening) for finding, opening in left if opening and not opening.is_closed()])
 
     def end(self, owner: Owner) -> list[Finding]:

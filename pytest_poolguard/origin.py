@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import linecache
 import os
-import sys
 import sysconfig
 from dataclasses import dataclass
-from types import CodeType
+from sys import _getframe  # there is no other way to walk a stack, and the name is looked up very often
+from types import CodeType, FrameType
 
 from pytest_poolguard.redaction import redacted
 
@@ -33,29 +33,26 @@ class Origin(list["CodeType | int"]):
         return list(zip(self[::2], self[1::2], strict=True))  # type: ignore[arg-type]
 
 
-def capture(stops: frozenset[int], skip: int) -> Origin:
-    """Note the present stack, leaving out its ``skip`` innermost frames, up to one that runs code of ``stops``.
+def capture(stops: frozenset[str], skip: int) -> list[CodeType | int]:
+    """Note the present stack, for an :class:`Origin`.
 
-    ``stops`` holds ``id()``s of code objects: hashing a code object takes longer than the rest of the loop.
+    The ``skip`` innermost frames are left out, and all from the first one on whose file name is among ``stops``.
     """
-    origin = Origin()
+    stack: list[CodeType | int] = []
     try:
-        frame = sys._getframe(skip + 1)  # noqa: SLF001 - the only way to walk a stack without building it
+        frame: FrameType | None = _getframe(skip + 1)
     except ValueError:  # called straight from C, as the whole of a thread: there is nothing above
-        return origin
-    add = origin.append
-    left = DEPTH
-    while left:
+        return stack
+    add = stack.append
+    while frame is not None:
         code = frame.f_code
-        if id(code) in stops:
+        if code.co_filename in stops:
             break
         add(code)
         add(frame.f_lasti)
-        frame = frame.f_back  # type: ignore[assignment]
-        if frame is None:
-            break
-        left -= 1
-    return origin
+        frame = frame.f_back
+    del stack[2 * DEPTH :]
+    return stack
 
 
 def line_of(code: CodeType, offset: int) -> int:

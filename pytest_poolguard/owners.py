@@ -31,24 +31,15 @@ SCOPES = ("session", "package", "module", "class", "function")
 XUNIT_FIXTURE = re.compile(r"_?(?:xunit|unittest)_(setup_\w+?|setUpClass|setUpModule)_fixture_")
 
 
-def boundaries() -> frozenset[int]:
-    """The ``id()``s of the code objects of pytest that run a test's or a fixture's function."""
-    functions = [
-        getattr(holder, name, None)
-        for holder, name in (
-            (runner, "pytest_runtest_setup"),
-            (runner, "pytest_runtest_call"),
-            (runner, "pytest_runtest_teardown"),
-            (fixtures, "pytest_fixture_setup"),
-            (fixtures, "call_fixture_func"),
-            (fixtures, "_teardown_yield_fixture"),
-            (fixtures.FixtureDef, "finish"),
-            (python, "pytest_pyfunc_call"),
-            (unittest.TestCaseFunction, "runtest"),
-        )
-    ]
-    codes = [getattr(inspect.unwrap(f), "__code__", None) for f in functions if f is not None]
-    return frozenset(id(code) for code in codes if code is not None)
+def boundaries() -> frozenset[str]:
+    """The source files of pytest that run tests and fixtures: what they call is the project's own stack."""
+    functions = (
+        runner.pytest_runtest_setup,
+        fixtures.pytest_fixture_setup,
+        python.pytest_pyfunc_call,
+        unittest.TestCaseFunction.runtest,
+    )
+    return frozenset(_code(function).co_filename for function in functions)
 
 
 class Owners:

@@ -116,7 +116,7 @@ def test_it(poolguard):
     "place",
     [
         "ledger.Ledger.check_out",
-        "ledger.Ledger.held_by",
+        "ledger.Ledger.give_back",
         "ledger.Ledger.add_pool",
         "ledger.Ledger.opened",
         "judging.Judge.look",
@@ -143,7 +143,7 @@ def test_an_exception_inside_of_poolguard_leaves_the_suites_results_as_they_are(
 
 
 def test_an_exception_inside_of_poolguard_on_a_worker_is_told_too(suite):
-    run = run_with_a_fault(suite, "ledger.Ledger.held_by", "-n2")
+    run = run_with_a_fault(suite, "ledger.Ledger.give_back", "-n2")
     assert "nothing was judged from then on" in run.text
 
 
@@ -165,7 +165,8 @@ for module in list(sys.modules.values()):  # names that were imported from there
 """,
     )
     suite.pytester.syspathinsert()
-    source = LEAK + "\ndef test_fails():\n    assert False\n\n@pytest.mark.pool(hold=60)\ndef test_passes(pool):\n    pass\n"
+    source = LEAK + "\ndef test_fails():\n    assert False\n\n"
+    source += "@pytest.mark.pool(hold=60)\ndef test_passes(pool):\n    pass\n"
     run = suite.run(source, "-p", "fault", *options, subprocess=True)
     outcomes = run.result.parseoutcomes()
     red = outcomes["failed"] + outcomes.get("errors", 0)  # a leak that its test's report could not carry any more

@@ -11,7 +11,7 @@ import pytest
 
 from pytest_poolguard.clock import Clock
 from pytest_poolguard.ledger import Ledger
-from pytest_poolguard.origin import capture
+from pytest_poolguard.origin import Origin, capture
 from pytest_poolguard.records import Limits, Owner
 
 
@@ -24,6 +24,9 @@ class Driver:
 
     def is_open(self, pool):
         return True
+
+    def terms(self, pool):
+        return None
 
 
 @pytest.fixture
@@ -38,7 +41,7 @@ def pool() -> Thing:
 
 def record(ledger, pool):
     return ledger.pool(pool) or ledger.add_pool(
-        pool, Driver(), "Thing(1..2)", capture(frozenset(), 0), made_known=True
+        pool, Driver(), "Thing(1..2)", Origin(capture(frozenset(), 0)), made_known=True
     )
 
 
@@ -54,10 +57,10 @@ def test_a_connection_is_out_until_it_is_checked_in(ledger, pool):
     checkout = take(ledger, pool, connection)
     assert ledger.outstanding() == ledger.outstanding(ledger.session) == [checkout]
     assert ledger.held_by(connection) is checkout
-    ledger.check_in(checkout)
+    ledger.give_back(checkout.pool.ref(), checkout.connection())
     assert ledger.outstanding() == ledger.outstanding(ledger.session) == []
     assert ledger.held_by(connection) is None
-    assert checkout.held >= 0
+    assert checkout.returned
     assert ledger.taken == 1
 
 
@@ -78,7 +81,7 @@ def test_a_checkout_belongs_to_the_owner_that_was_present(ledger, pool):
     first, second = Thing(), Thing()
     one = take(ledger, pool, first)
     take(ledger, pool, second)
-    ledger.check_in(one)
+    ledger.give_back(one.pool.ref(), one.connection())
     ledger.present = ledger.session
     third = Thing()
     take(ledger, pool, third)
@@ -101,7 +104,7 @@ def test_an_id_that_is_used_again_hides_no_older_leak(ledger, pool):
     ledger.session.out.pop(number, None)
     newer = take(ledger, pool, fresh)
     assert set(ledger.outstanding()) == set(ledger.outstanding(ledger.session)) == {older, newer}
-    ledger.check_in(newer)
+    ledger.give_back(newer.pool.ref(), newer.connection())
     assert ledger.outstanding() == [older]
     ledger.settle(older)
     assert ledger.outstanding() == ledger.outstanding(ledger.session) == []
@@ -121,7 +124,7 @@ def test_an_id_that_is_used_again_after_its_owner_was_settled_hides_nothing(ledg
 def test_a_pools_id_that_is_used_again_is_a_new_pool(ledger):
     pool, other = Thing(), Thing()
     known = record(ledger, pool)
-    ledger._pools[id(other)] = known
+    ledger.records[id(other)] = known
     assert ledger.pool(other) is None
     assert ledger.pool(pool) is known
 
@@ -137,28 +140,30 @@ def test_a_connections_id_that_is_used_again_has_no_opening(ledger):
 
 def test_what_was_taken_back_too_early_is_put_back(ledger, pool):
     ledger.present = Owner("test", "test_it", limits=Limits(hold=0.0))
-    checkout = take(ledger, pool, Thing())
+    connection = Thing()
+    checkout = take(ledger, pool, connection)
     time.sleep(0.001)
-    ledger.check_in(checkout)
+    ledger.give_back(pool, connection)
     assert ledger.overdue == [checkout]
     ledger.put_back(checkout)
-    assert checkout.held is None
+    assert not checkout.returned
     assert ledger.overdue == []
     assert ledger.outstanding() == ledger.outstanding(checkout.owner) == [checkout]
 
 
 def test_only_what_is_out_for_longer_than_hold_is_overdue(ledger, pool):
     ledger.present = Owner("test", "test_it", limits=Limits(hold=1000.0))
-    checkout = take(ledger, pool, Thing())
-    ledger.check_in(checkout)
-    assert ledger.overdue == []
+    connection = Thing()
+    take(ledger, pool, connection)
+    ledger.give_back(pool, connection)
+    assert ledger.outstanding() == ledger.overdue == []
 
 
 def test_checking_in_twice_or_after_settling_changes_nothing(ledger, pool):
-    checkout = take(ledger, pool, Thing())
-    ledger.settle(checkout)
-    ledger.check_in(checkout)
-    ledger.check_in(checkout)
+    connection = Thing()
+    ledger.settle(take(ledger, pool, connection))
+    ledger.give_back(pool, connection)
+    ledger.give_back(pool, connection)
     assert ledger.outstanding() == []
 
 
@@ -179,8 +184,9 @@ def test_a_checkout_can_be_carried_over_to_a_longer_lived_owner(ledger, pool):
 
 def test_what_was_returned_meanwhile_is_not_carried_over(ledger, pool):
     test = ledger.present = Owner("test", "test_it")
-    checkout = take(ledger, pool, Thing())
-    ledger.check_in(checkout)
+    connection = Thing()
+    checkout = take(ledger, pool, connection)
+    ledger.give_back(pool, connection)
     ledger.carry(checkout, ledger.session, "a reason")
     assert ledger.outstanding(test) == ledger.outstanding(ledger.session) == []
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import gc
-import sys
 import sysconfig
 import threading
 import weakref
 from pathlib import Path
 
 import pytest
+from _pytest import python
 
-from pytest_poolguard.origin import DEPTH, TEXT_WIDTH, Place, SourceTree, capture, line_of, printable
+from pytest_poolguard.origin import DEPTH, TEXT_WIDTH, Origin, Place, SourceTree, capture, line_of, printable
 from pytest_poolguard.redaction import redacted
 
 
@@ -20,7 +20,7 @@ def functions(origin) -> list[str]:
 
 
 def taker(stops=frozenset(), skip=0):
-    return capture(stops, skip)
+    return Origin(capture(stops, skip))
 
 
 def recurse(depth):
@@ -39,13 +39,15 @@ def test_frames_can_be_skipped():
 
 
 def test_a_stop_ends_the_stack_and_is_no_part_of_it():
-    def runner():
-        return inner()
-
-    def inner():
-        return taker(frozenset({id(runner.__code__)}))
-
-    assert functions(runner()) == ["taker", "inner"]
+    """A stop is a source file: pytest's, which runs the tests."""
+    variables = {"taker": taker}
+    exec(compile("def inner(function): return function()", "inner.py", "exec"), variables)
+    exec(compile("def runner(): return inner(lambda: taker({'runner.py'}))", "runner.py", "exec"), variables)
+    # the lambda stands in the stop's file, too
+    assert functions(variables["runner"]()) == ["taker"]
+    exec(compile("def outer(): return inner(taking)", "runner.py", "exec"), variables)
+    variables["taking"] = lambda: taker(frozenset({"runner.py"}))
+    assert functions(variables["outer"]()) == ["taker", "<lambda>", "inner"]
 
 
 def test_a_deep_recursion_loses_its_outer_end():
@@ -56,7 +58,7 @@ def test_a_deep_recursion_loses_its_outer_end():
 
 
 def test_without_a_caller_there_is_nothing():
-    assert capture(frozenset(), 10_000).frames() == []
+    assert Origin(capture(frozenset(), 10_000)).frames() == []
 
 
 def test_a_whole_thread_is_captured_up_to_its_start():
@@ -213,9 +215,8 @@ def test_a_stack_is_shown_outermost_first_and_the_site_is_the_innermost_own_line
 
 def test_a_site_in_libraries_alone_is_the_innermost_line_and_without_frames_there_is_none(root, tmp_path):
     tree = SourceTree(str(root), (str(Path(__file__).parent),))
-    origin = taker(frozenset({id(sys._getframe().f_code)}))
-    assert tree.site(origin).function == "taker"
-    assert tree.site(capture(frozenset(), 10_000)) is None
+    assert tree.site(taker(frozenset({python.__file__}))).function == "taker"
+    assert tree.site(Origin(capture(frozenset(), 10_000))) is None
 
 
 # passwords

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from pytest_poolguard.drivers.known import NEVER_IMPORTED
 from pytest_poolguard.findings import Finding
 from pytest_poolguard.origin import Place
 from pytest_poolguard.reports import summary
@@ -120,7 +121,7 @@ def test_a_run_that_never_imported_psycopg2_says_so(suite):
     # psycopg2 is imported here already: that takes a process of its own
     run = suite.again("-p", "no:postgresql", "-p", "no:pytest_postgresql", subprocess=True)
     assert run.result.ret == 0
-    assert "poolguard: no connection pool was seen in this run: psycopg2 was never imported\n" in run.text
+    assert f"{NEVER_IMPORTED}\n" in run.text
 
 
 def test_a_run_that_imported_psycopg2_and_used_no_pool_says_so(suite):

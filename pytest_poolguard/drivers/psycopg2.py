@@ -20,7 +20,7 @@ from pytest_poolguard.drivers.blocking import bound
 from pytest_poolguard.drivers.interface import TRANSACTION, State, Terms, Unsupported, Watch
 from pytest_poolguard.drivers.moment import ask, parameters
 from pytest_poolguard.drivers.patching import Patches, class_tree
-from pytest_poolguard.origin import capture, printable
+from pytest_poolguard.origin import Origin, capture, printable
 from pytest_poolguard.records import Checkout, Pool
 from pytest_poolguard.redaction import redacted
 
@@ -170,7 +170,7 @@ class Psycopg2:
 
     def _watched_getconn(self, original: Callable[..., Any], module: ModuleType) -> Callable[..., Any]:
         driver, watch, ledger = self, self._watch, self._watch.ledger
-        limited = _limited(original, module)
+        limited, records = _limited(original, module), ledger.records
 
         @functools.wraps(original)
         def _getconn(self: Any, key: Any = None) -> Any:
@@ -179,9 +179,10 @@ class Psycopg2:
             connection = original(self, key) if maximum is None else limited(self, key, maximum)
             if watch.active:
                 try:
-                    checkout = ledger.check_out(
-                        ledger.pool(self) or driver._new_pool(self, made_known=False), connection
-                    )
+                    record = records.get(id(self))  # as in ledger.pool(), without the call
+                    if record is None or record.ref() is not self:
+                        record = driver._new_pool(self, made_known=False)
+                    checkout = ledger.check_out(record, connection)
                     if key is not None and checkout is not None:
                         checkout.key_of_holder = _names_the_holder(key)
                 except Exception as error:
@@ -199,10 +200,7 @@ class Psycopg2:
             checkout = None
             if watch.active:
                 try:
-                    # Before the pool has it: from then on another thread may take it again.
-                    checkout = ledger.held_by(conn)
-                    if checkout is not None and checkout.pool.ref() is self:
-                        ledger.check_in(checkout)
+                    checkout = ledger.give_back(self, conn)
                 except Exception as error:
                     watch.on_fault("noting a return", error)
             try:
@@ -237,7 +235,7 @@ class Psycopg2:
         ledger = self._watch.ledger
         label = f"{type(pool).__name__}({pool.minconn}..{pool.maxconn})"
         bound(pool, self._pool_module, self._watch, self._patches)
-        return ledger.add_pool(pool, self, label, capture(ledger.stops, 2), made_known=made_known)
+        return ledger.add_pool(pool, self, label, Origin(capture(ledger.stops, 2)), made_known=made_known)
 
     def _not_returned(self, pool: Any, conn: Any, checkout: Checkout, error: BaseException) -> None:
         """A putconn raised: the connection is still out, unless its pool is closed and nobody could take it."""
