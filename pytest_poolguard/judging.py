@@ -43,6 +43,7 @@ class Judge:
         self._describe = describe
         self._grace = grace
         self._reclaim = reclaim
+        self._process = os.getpid()
         self._look = look  #: asks the server about the backends of findings
 
     def look(self, owner: Owner) -> None:
@@ -92,7 +93,8 @@ class Judge:
             finding.note = checkout.carried or finding.note
             findings.append(finding)
             self._ledger.settle(checkout)
-            if self._reclaim:
+            # A fork has inherited connections that are still its parent's to use.
+            if self._reclaim and os.getpid() == self._process:
                 self._free(checkout)
         return findings
 

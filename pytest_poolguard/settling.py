@@ -7,6 +7,7 @@ import pytest
 from pytest_poolguard.failure import fail
 from pytest_poolguard.findings import FAILED
 from pytest_poolguard.guard import Guard
+from pytest_poolguard.origin import printable
 from pytest_poolguard.reports.text import blocks
 from pytest_poolguard.verdict import Verdict, decide
 
@@ -59,6 +60,8 @@ class Settling:
             if bearer is not None and (verdict.findings or verdict.fails):
                 told = self._tell(item, bearer, verdict, item.config.get_verbosity())
                 guard.tally.carry(bearer, verdict.findings, told=told)
+            if verdict.unmet and not verdict.fails:  # no failure tells it
+                guard.tally.notices.append(f"{printable(item.nodeid)}: {verdict.unmet}")
         finally:
             guard.deferral.release(item)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 
 def test_a_connection_of_a_failed_test_that_its_fixture_returns_is_no_leak(suite):
     """The traceback keeps the test's frame, and so its connection, long past the teardown."""
@@ -517,3 +519,26 @@ def test_runs(pool):
 """,
         *processes,
     ).assert_silent(passed=1, skipped=2, xfailed=1)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_that_goes_on_as_a_second_pytest_reclaims_nothing_of_its_parents(suite):
+    run = suite.run(
+        """
+own = ThreadedConnectionPool(1, 2, DSN)
+
+def test_it():
+    conn = own.getconn()
+    child = os.fork()
+    if not child:
+        return  # and to it, what it has inherited is a leak
+    os.waitpid(child, 0)
+    with conn.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    own.putconn(conn)
+""",
+        "-Wignore:.*fork:DeprecationWarning",
+        subprocess=True,
+    )
+    assert run.findings == []
+    assert run.result.ret == 0

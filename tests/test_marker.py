@@ -456,3 +456,10 @@ def test_it(conn): pass
     assert "Marks cannot be applied to fixtures" in run.text or (
         "@pytest.mark.pool on fixture conn (test_suite.py:" in run.text
     )
+
+
+def test_a_missed_number_of_leaks_is_told_where_it_fails_nothing(suite, processes):
+    run = suite.run(EXPECTED.format(leaks=2, count=0), "--poolguard=warn", *processes)
+    run.assert_outcomes(passed=1)
+    assert "test_it: 2 connections expected to leak (known, ticket 7), but none did" in run.text
+    suite.run(EXPECTED.format(leaks=2, count=2), "--poolguard=warn", *processes).assert_outcomes(passed=1)
