@@ -7,7 +7,9 @@ import os
 
 import pytest
 
+from pytest_poolguard.reports import json_file
 from pytest_poolguard.settings import OPTIONS, read_settings
+from pytest_poolguard.tally import Tally
 
 TEST = "def test_it(pool):\n    pool.putconn(pool.getconn())\n"
 PLAIN = "def test_it(): pass\n"
@@ -155,8 +157,10 @@ def test_an_older_json_file_is_replaced(pytester):
 def test_json_can_go_to_a_device(pytester):
     pytester.makepyfile(PLAIN)
     result = pytester.runpytest_subprocess("--poolguard-json=/dev/stdout")
-    assert '"format": "pytest-poolguard"' in result.stdout.str()
-    assert os.path.exists("/dev/stdout")
+    text = result.stdout.str()
+    assert '"format": "pytest-poolguard"' in text
+    assert "test session starts" in text
+    assert "1 passed" in text
 
 
 @pytest.mark.parametrize(
@@ -183,6 +187,30 @@ def test_a_json_file_that_can_not_be_written_is_one_notice(pytester, test, code)
     assert result.ret == code
     result.stdout.fnmatch_lines(["poolguard: the findings could not be written to */late/out.json: *"])
     assert "Traceback" not in result.stdout.str() + result.stderr.str()
+
+
+def test_json_can_go_to_a_named_pipe(pytester):
+    pytester.makepyfile(PLAIN)
+    pipe = str(pytester.path / "pipe")
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        pytester.runpytest_inprocess(f"--poolguard-json={pipe}")
+        assert json.loads(os.read(reader, 65536))["format"] == "pytest-poolguard"
+    finally:
+        os.close(reader)
+
+
+def test_a_file_that_can_not_take_its_place_is_removed(tmp_path, monkeypatch):
+    def refuse(source, target):
+        raise PermissionError(13, "Permission denied")
+
+    path = tmp_path / "out.json"
+    path.write_text("old")
+    monkeypatch.setattr(json_file.os, "replace", refuse)
+    with pytest.raises(PermissionError):
+        json_file.write(str(path), Tally())
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("out.json", "old")]
 
 
 def test_nothing_is_left_of_a_json_file_that_could_not_be_finished(pytester):
