@@ -154,39 +154,10 @@ def test_an_older_json_file_is_replaced(pytester):
     assert json.loads((pytester.path / "out.json").read_text())["format"] == "pytest-poolguard"
 
 
-def test_json_can_go_to_a_device(pytester):
+def test_a_device_is_written_to_and_not_replaced(pytester):
     pytester.makepyfile(PLAIN)
-    result = pytester.runpytest_subprocess("--poolguard-json=/dev/stdout")
-    text = result.stdout.str()
-    assert '"format": "pytest-poolguard"' in text
-    assert "test session starts" in text
-    assert "1 passed" in text
-
-
-@pytest.mark.parametrize(
-    ("path", "error"),
-    [
-        (".", "'.' is a folder, a file is wanted"),
-        (
-            "file/out.json",
-            "'file/out.json' can't be written: '*file' is not a folder that this user may write to",
-        ),
-    ],
-)
-def test_a_json_path_that_can_not_be_stops_the_run_at_its_start(pytester, path, error):
-    pytester.makepyfile(PLAIN)
-    (pytester.path / "file").touch()
-    result = pytester.runpytest_inprocess(f"--poolguard-json={path}")
-    assert_one_line_and_exit_code_4(result, f"poolguard: --poolguard-json: {error}")
-
-
-@pytest.mark.parametrize(("test", "code"), [("assert True", 0), ("assert False", 1)])
-def test_a_json_file_that_can_not_be_written_is_one_notice(pytester, test, code):
-    pytester.makepyfile(f"def test_it():\n    open('late', 'w').close()\n    {test}\n")
-    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "--poolguard-json=late/out.json")
-    assert result.ret == code
-    result.stdout.fnmatch_lines(["poolguard: the findings could not be written to */late/out.json: *"])
-    assert "Traceback" not in result.stdout.str() + result.stderr.str()
+    assert pytester.runpytest_inprocess("--poolguard-json=/dev/null").ret == 0
+    assert not os.path.isfile("/dev/null")
 
 
 def test_json_can_go_to_a_named_pipe(pytester):
