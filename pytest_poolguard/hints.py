@@ -147,9 +147,9 @@ class Hints:
         """The hint where the function does return the connection, but not on every way out of it."""
         source, call, give = keeper.source, keeper.call, self._give
         backs = source.returns(call, give) if source is not None and call is not None else []
-        pool = checkout.pool.ref()
         if source is None or call is None or not backs:
             return ""
+        pool = checkout.pool.ref()
         if pool is not None and (
             give in getattr(pool, "__dict__", ()) or not self._is_librarys(type(pool), give)
         ):

@@ -7,7 +7,9 @@ import os
 
 import pytest
 
+from pytest_poolguard.reports import json_file
 from pytest_poolguard.settings import OPTIONS, read_settings
+from pytest_poolguard.tally import Tally
 
 TEST = "def test_it(pool):\n    pool.putconn(pool.getconn())\n"
 PLAIN = "def test_it(): pass\n"
@@ -152,37 +154,34 @@ def test_an_older_json_file_is_replaced(pytester):
     assert json.loads((pytester.path / "out.json").read_text())["format"] == "pytest-poolguard"
 
 
-def test_json_can_go_to_a_device(pytester):
+def test_a_device_is_written_to_and_not_replaced(pytester):
     pytester.makepyfile(PLAIN)
-    result = pytester.runpytest_subprocess("--poolguard-json=/dev/stdout")
-    assert '"format": "pytest-poolguard"' in result.stdout.str()
-    assert os.path.exists("/dev/stdout")
+    assert pytester.runpytest_inprocess("--poolguard-json=/dev/null").ret == 0
+    assert not os.path.isfile("/dev/null")
 
 
-@pytest.mark.parametrize(
-    ("path", "error"),
-    [
-        (".", "'.' is a folder, a file is wanted"),
-        (
-            "file/out.json",
-            "'file/out.json' can't be written: '*file' is not a folder that this user may write to",
-        ),
-    ],
-)
-def test_a_json_path_that_can_not_be_stops_the_run_at_its_start(pytester, path, error):
+def test_json_can_go_to_a_named_pipe(pytester):
     pytester.makepyfile(PLAIN)
-    (pytester.path / "file").touch()
-    result = pytester.runpytest_inprocess(f"--poolguard-json={path}")
-    assert_one_line_and_exit_code_4(result, f"poolguard: --poolguard-json: {error}")
+    pipe = str(pytester.path / "pipe")
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        pytester.runpytest_inprocess(f"--poolguard-json={pipe}")
+        assert json.loads(os.read(reader, 65536))["format"] == "pytest-poolguard"
+    finally:
+        os.close(reader)
 
 
-@pytest.mark.parametrize(("test", "code"), [("assert True", 0), ("assert False", 1)])
-def test_a_json_file_that_can_not_be_written_is_one_notice(pytester, test, code):
-    pytester.makepyfile(f"def test_it():\n    open('late', 'w').close()\n    {test}\n")
-    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "--poolguard-json=late/out.json")
-    assert result.ret == code
-    result.stdout.fnmatch_lines(["poolguard: the findings could not be written to */late/out.json: *"])
-    assert "Traceback" not in result.stdout.str() + result.stderr.str()
+def test_a_file_that_can_not_take_its_place_is_removed(tmp_path, monkeypatch):
+    def refuse(source, target):
+        raise PermissionError(13, "Permission denied")
+
+    path = tmp_path / "out.json"
+    path.write_text("old")
+    monkeypatch.setattr(json_file.os, "replace", refuse)
+    with pytest.raises(PermissionError):
+        json_file.write(str(path), Tally())
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("out.json", "old")]
 
 
 def test_nothing_is_left_of_a_json_file_that_could_not_be_finished(pytester):

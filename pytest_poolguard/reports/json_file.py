@@ -32,8 +32,9 @@ def as_json(tally: Tally) -> dict[str, Any]:
 def write(path: str, tally: Tally) -> None:
     """Write the file whole or not at all, and the folders that it needs; raises OSError where that fails."""
     text = json.dumps(as_json(tally), indent=1) + "\n"
-    if os.path.exists(path) and not os.path.isfile(path):  # /dev/stdout, a named pipe
-        with open(path, "w", encoding="utf-8") as file:
+    # /dev/stdout, which may be a file that others write to, or a named pipe: nothing to replace
+    if path.startswith("/dev/") or (os.path.exists(path) and not os.path.isfile(path)):
+        with open(path, "a", encoding="utf-8") as file:
             file.write(text)
         return
     path = os.path.realpath(path)
