@@ -63,7 +63,9 @@ def dsn() -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def nobody_elses_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Inner runs see no options of the outer one."""
-    for name in ("PYTEST_ADDOPTS", "POOLGUARD_DSN", "PYTEST_DISABLE_PLUGIN_AUTOLOAD", "CI"):
+    # Plugins that no inner suite needs, and that take a second each time to load.
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest -p no:pytest_postgresql")
+    for name in ("POOLGUARD_DSN", "PYTEST_DISABLE_PLUGIN_AUTOLOAD", "CI"):
         monkeypatch.delenv(name, raising=False)
 
 
