@@ -103,8 +103,9 @@ def _notices(tally: Tally, verbosity: int) -> list[str]:
     if not tally.patched:
         lines.append(f"poolguard: no connection pool was seen in this run: {_never_imported(tally.libraries)}")
     elif not tally.pools:
+        were = "was" if len(tally.patched) == 1 else "were"
         lines.append(
-            f"poolguard: no connection pool was seen in this run ({', '.join(tally.patched)} was imported)"
+            f"poolguard: no connection pool was seen in this run ({', '.join(tally.patched)} {were} imported)"
         )
     elif verbosity > 0:
         lines.append(
