@@ -233,7 +233,8 @@ class PsycopgPool:
                 if checkout is not None:
                     driver._not_returned(self, conn, checkout, error)
                 raise
-            driver._cut_down(self)
+            if driver._gates.any_raised:
+                driver._cut_down(self)
             return result
 
         return putconn
@@ -253,7 +254,8 @@ class PsycopgPool:
                 if checkout is not None:
                     driver._not_returned(self, conn, checkout, error)
                 raise
-            driver._cut_down(self)
+            if driver._gates.any_raised:
+                driver._cut_down(self)
             return result
 
         return putconn
@@ -311,7 +313,7 @@ class PsycopgPool:
 
     def _cut_down(self, pool: Any) -> None:
         """Take back what a pool has grown beyond its own size, for a marker's sake, and nobody uses any more."""
-        if not self._gates.let_it_grow(self._watch.ledger.pool(pool)):
+        if pool not in self._gates.raised:
             return
         extra = []
         with contextlib.nullcontext() if self._is_async(pool) else pool._lock:  # noqa: SLF001
