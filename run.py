@@ -4,8 +4,9 @@
 usage: python3 run.py example [ARGUMENT ...]  the example shop, first with its leaks, then without
        python3 run.py tests [ARGUMENT ...]    the project's tests, with their coverage
        python3 run.py lint                    ruff and mypy
+       python3 run.py docs                    rewrite the outputs that README.md and docs/ show
 
-Arguments go to pytest.
+The arguments of example and tests go to pytest.
 """
 
 import hashlib
@@ -86,13 +87,19 @@ def example(*arguments: str) -> int:
 
 def tests(*arguments: str) -> int:
     """Run the project's tests; with arguments for pytest, their coverage needs not be complete."""
-    python = environment("test")
-    run(python, "coverage", "erase")
-    cache = f"--override-ini=cache_dir={workplace() / '.pytest_cache'}"
-    failed = run(python, "coverage", "run", "-m", "pytest", cache, *arguments)
-    run(python, "coverage", "combine", "-q")
-    uncovered = run(python, "coverage", "report", *(["--fail-under=0"] if arguments else []))
-    return failed or uncovered
+    options = [
+        f"--override-ini=cache_dir={workplace() / '.pytest_cache'}",
+        *("-n", "auto", "--maxprocesses=4", "--dist=worksteal"),
+        *("--cov", "--cov-report=term-missing:skip-covered"),
+    ]
+    if arguments:
+        options.append("--cov-fail-under=0")
+    return run(environment("test"), "pytest", *options, *arguments)
+
+
+def docs() -> int:
+    """Let the documents show what is printed today."""
+    return run(environment("test"), "pytest", "-q", "tests/test_docs.py", POOLGUARD_REWRITE_DOCS="1")
 
 
 def lint() -> int:
@@ -104,14 +111,14 @@ def lint() -> int:
 
 def main(command: str = "--help", *arguments: str) -> int:
     """Do what the command line asks for."""
-    commands = {"example": example, "tests": tests, "lint": lint}
+    commands = {"example": example, "tests": tests, "lint": lint, "docs": docs}
     if command in ("-h", "--help"):
         print((__doc__ or "").partition("\n\n")[2].strip())
         return 0
     if command not in commands:
         sys.exit(f"run.py: there is no command {command!r}, only {', '.join(commands)}")
-    if command == "lint" and arguments:
-        sys.exit("run.py: lint takes no arguments")
+    if command in ("lint", "docs") and arguments:
+        sys.exit(f"run.py: {command} takes no arguments")
     try:
         return commands[command](*arguments)
     except subprocess.CalledProcessError as error:

@@ -14,10 +14,10 @@ from types import ModuleType
 from typing import Any
 
 from rows import Row
-from standin import fill
+from standin import boundary, fill
 
 from pytest_poolguard.clock import Clock
-from pytest_poolguard.drivers import Watch
+from pytest_poolguard.drivers.interface import Watch
 from pytest_poolguard.drivers.psycopg2 import Psycopg2
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.records import Owner
@@ -36,9 +36,6 @@ PAIRS = {"bare": 1000, "watched": 500, "stored": 50}
 #: ``in_one_call`` takes and returns a connection many times in a function that was called once;
 #: ``in_many_calls`` calls all of the functions anew for each pair, as tests do.
 CALLERS = """
-def boundary(function, *arguments):  # stands for the function of pytest that runs a test
-    return function(*arguments)
-
 def in_one_call(pool, pairs, depth):
     if depth > 1:
         return in_one_call(pool, pairs, depth - 1)
@@ -65,12 +62,12 @@ def in_many_calls(pool, pairs, depth):
 class Variant:
     """One way to run the pairs; ``patch`` changes a fresh copy of ``psycopg2.pool``."""
 
-    def __init__(self, name: str, pool_class: str, patch: Callable[[ModuleType, frozenset[int]], object]) -> None:
+    def __init__(self, name: str, pool_class: str, patch: Callable[[ModuleType, frozenset[str]], object]) -> None:
         self.pairs = PAIRS[name]
-        self._callers: dict[str, Any] = {"now": time.perf_counter}
+        self._callers: dict[str, Any] = {"now": time.perf_counter, "boundary": boundary}
         exec(compile(CALLERS, __file__, "exec"), self._callers)
         library = _copy_of("psycopg2.pool")
-        self.patched = patch(library, frozenset({id(self._callers["boundary"].__code__)}))
+        self.patched = patch(library, frozenset({boundary.__code__.co_filename}))
         self.pool = fill(getattr(library, pool_class)(0, 10), 1)
 
     def in_one_call(self) -> float:
@@ -107,11 +104,11 @@ def _copy_of(name: str) -> ModuleType:
     return module
 
 
-def _leave(_library: ModuleType, _stops: frozenset[int]) -> None:
+def _leave(_library: ModuleType, _stops: frozenset[str]) -> None:
     pass
 
 
-def _watch(library: ModuleType, stops: frozenset[int]) -> Ledger:
+def _watch(library: ModuleType, stops: frozenset[str]) -> Ledger:
     def fault(doing: str, error: BaseException) -> None:
         raise RuntimeError(doing) from error
 
@@ -121,7 +118,7 @@ def _watch(library: ModuleType, stops: frozenset[int]) -> Ledger:
     return ledger
 
 
-def _store_stacks(library: ModuleType, _stops: frozenset[int]) -> None:
+def _store_stacks(library: ModuleType, _stops: frozenset[str]) -> None:
     """Do what comes to mind first: note the stack of each connection that is out."""
     taken: dict[int, traceback.StackSummary] = {}
     base = library.AbstractConnectionPool

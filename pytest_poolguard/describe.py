@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 import threading
 
-from pytest_poolguard.drivers import State, Terms
-from pytest_poolguard.findings import CHECKED_OUT, HELD_TOO_LONG, SERVER_BACKEND, Finding
+from pytest_poolguard.drivers.interface import State, Terms
+from pytest_poolguard.findings import CHECKED_OUT, HELD_TOO_LONG, SERVER_BACKEND, WARNED, Finding
 from pytest_poolguard.hints import Hints
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.origin import Place, SourceTree, printable
@@ -16,13 +16,13 @@ __all__ = ["Describe"]
 
 
 class Describe:
-    """Makes findings. ``worker`` is the xdist worker's id, empty in a plain run."""
+    """Makes findings."""
 
-    def __init__(self, ledger: Ledger, tree: SourceTree, worker: str = "") -> None:
+    def __init__(self, ledger: Ledger, tree: SourceTree) -> None:
         self._ledger = ledger
         self._tree = tree
         self._hints: dict[Terms, Hints] = {}
-        self._worker = worker
+        self.worker = ""  #: the xdist worker's id, empty in a plain run
 
     def leak(self, checkout: Checkout) -> Finding:
         """A connection that was not returned, as things are now."""
@@ -30,10 +30,10 @@ class Describe:
         state = checkout.pool.driver.state(connection) if connection is not None else State()
         finding = self._checkout(CHECKED_OUT, checkout)
         finding.backend_pid = state.backend_pid or self._pid_at_opening(connection)
-        finding.transaction_status = "closed" if state.closed else state.transaction
+        finding.transaction_status = "broken" if state.broken else "closed" if state.closed else state.transaction
         hints = self._hints_of(checkout.pool)
         keeper = hints.keeper(checkout)
-        finding.hint = hints.hint(checkout, keeper, connection_closed=state.closed)
+        finding.hint = hints.hint(checkout, keeper, connection_closed=state.closed, broken=state.broken)
         if connection is None:
             finding.note = _lost(checkout)
         elif checkout.closed_with_pool is not None:
@@ -47,15 +47,21 @@ class Describe:
         finding.hint = "return it before the slow part, or raise hold in @pytest.mark.pool"
         return finding
 
-    def backend(self, opening: Opening, server: dict[str, str]) -> Finding:
+    def backend(self, opening: Opening, server: dict[str, str], reason_to_stay: str = "") -> Finding:
         """A connection that this process still has open at the end of the run."""
         finding = self._finding(SERVER_BACKEND, opening.driver.library, opening.pool, opening.owner)
+        finding.phase = opening.phase
         finding.acquired = self._tree.site(opening.opened)
         finding.stack = self._tree.stack(opening.opened)
         finding.backend_pid = opening.backend_pid
         finding.server = server
-        finding.transaction_status = server.get("state", "")
-        finding.hint = "close it in the teardown of whatever opened it"
+        finding.transaction_status = server["state"]
+        finding.note = reason_to_stay
+        if reason_to_stay:
+            finding.verdict = WARNED
+        else:
+            opened_in = f"fixture {finding.owner_name}" if opening.owner.kind == "fixture" else "the test"
+            finding.hint = f"close it at the end of {opened_in}"
         return finding
 
     def _checkout(self, kind: str, checkout: Checkout) -> Finding:
@@ -63,12 +69,12 @@ class Describe:
         finding.phase = checkout.phase
         finding.acquired = self._tree.site(checkout.origin)
         keeper = self._hints_of(checkout.pool).keeper(checkout)
-        finding.called_from = keeper.place if keeper is not None and not keeper.is_site else None
+        finding.called_from = keeper.place if keeper is not None and keeper.helper else None
         finding.stack = self._tree.stack(checkout.origin)
         finding.thread = _thread_name(checkout)
         finding.task = printable(checkout.task.name) if checkout.task is not None else ""
         now = self._ledger.clock.now()
-        finding.held_seconds = checkout.held if checkout.held is not None else now - checkout.since
+        finding.held_seconds = checkout.held if checkout.returned else now - checkout.since
         return finding
 
     def _finding(self, kind: str, library: str, pool: Pool | None, owner: Owner) -> Finding:
@@ -84,7 +90,7 @@ class Describe:
             nodeid=printable(owner.nodeid),
             pool_made=self.made(pool) if pool is not None else None,
             pool_first_used=pool is not None and not pool.made_known,
-            worker=self._worker,
+            worker=self.worker,
         )
 
     def _hints_of(self, pool: Pool) -> Hints:

@@ -13,7 +13,17 @@ from typing import Any
 
 from pytest_poolguard.origin import Place
 
-__all__ = ["CHECKED_OUT", "FAILED", "HELD_TOO_LONG", "SERVER_BACKEND", "Finding", "connections", "headline"]
+__all__ = [
+    "CHECKED_OUT",
+    "EXPECTED",
+    "FAILED",
+    "HELD_TOO_LONG",
+    "SERVER_BACKEND",
+    "WARNED",
+    "Finding",
+    "connections",
+    "headline",
+]
 
 # kinds
 CHECKED_OUT = "checked_out"
@@ -121,13 +131,17 @@ def connections(count: int) -> str:
 
 
 def headline(findings: Iterable[Finding]) -> str:
-    """Findings of one test in a line, for pytest's short summary."""
+    """Findings that belong together in a line, for pytest's short summary."""
     findings = list(findings)
     sites = list(dict.fromkeys(finding.site for finding in findings))
     more = f" and {len(sites) - 1} more" if len(sites) > 1 else ""
-    held = sum(finding.kind == HELD_TOO_LONG for finding in findings)
-    leaked = len(findings) - held
-    what = [f"{connections(leaked)} never returned"] if leaked else []
-    if held:
-        what.append(f"{connections(held) if not leaked else held} held too long")
+    what: list[str] = []
+    for kind, happened in (
+        (CHECKED_OUT, "never returned"),
+        (HELD_TOO_LONG, "held too long"),
+        (SERVER_BACKEND, "left open"),
+    ):
+        count = sum(finding.kind == kind for finding in findings)
+        if count:
+            what.append(f"{count if what else connections(count)} {happened}")
     return f"poolguard: {', '.join(what)} ({sites[0]}{more})"

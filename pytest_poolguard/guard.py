@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -17,17 +18,17 @@ import pytest
 from pytest_poolguard.clock import Clock
 from pytest_poolguard.deferral import Deferral
 from pytest_poolguard.describe import Describe
-from pytest_poolguard.drivers import Driver, Watch
-from pytest_poolguard.drivers.imports import ImportWatch
-from pytest_poolguard.drivers.known import DRIVERS
-from pytest_poolguard.findings import FAILED, WARNED, Finding
+from pytest_poolguard.drivers.interface import Driver, Watch
+from pytest_poolguard.drivers.known import driver_of
+from pytest_poolguard.findings import FAILED, WARNED, Finding, connections
 from pytest_poolguard.judging import Judge
 from pytest_poolguard.ledger import Ledger
+from pytest_poolguard.leftovers import Leftovers
 from pytest_poolguard.marker import Expectations, expectations
 from pytest_poolguard.origin import SourceTree, printable
 from pytest_poolguard.owners import Owners, boundaries
 from pytest_poolguard.records import Opening, Owner
-from pytest_poolguard.server import Connect, ServerWatch
+from pytest_poolguard.server import Ask, ServerWatch
 from pytest_poolguard.settings import Settings
 from pytest_poolguard.tally import Tally
 
@@ -35,12 +36,9 @@ __all__ = ["Guard"]
 
 
 class Guard:
-    """Watches from :meth:`start` to :meth:`stop`.
+    """Watches each library from its :meth:`imported` to :meth:`stop`."""
 
-    ``on_first_import`` is called once there is a library to watch.
-    """
-
-    def __init__(self, config: pytest.Config, settings: Settings, on_first_import: Callable[[], None]) -> None:
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self.settings = settings
         self.is_controller = False  #: of an xdist run: it runs no test itself
         self.tally = Tally()
@@ -52,8 +50,7 @@ class Guard:
         self.owners = Owners(self.ledger, self._owner_ended, self._test_ends)
         folded = (os.path.dirname(pytest.__file__), os.path.dirname(__file__))
         self._tree = tree = SourceTree(str(config.rootpath), folded)
-        worker = getattr(config, "workerinput", {}).get("workerid", "")
-        self.describe = Describe(self.ledger, tree, worker)
+        self.describe = Describe(self.ledger, tree)
         self.judge = Judge(
             self.ledger,
             self.owners,
@@ -63,58 +60,50 @@ class Guard:
             reclaim=settings.mode == "fail",
             look=self._look_at_server,
         )
+        self.leftovers = Leftovers(self.ledger, tree)
         self.server = ServerWatch(settings.dsn, self.tally.notices) if settings.server != "off" else None
-        self.watch = Watch(self.ledger, self.fault, self._connected)
-        self._drivers: list[Driver] = [driver(self.watch) for driver in DRIVERS]
-        self.tally.libraries = [driver.library for driver in self._drivers]
-        self._on_first_import = on_first_import
-        self._imports = ImportWatch(
-            {
-                name: self._patcher(driver, patch)
-                for driver in self._drivers
-                for name, patch in driver.modules.items()
-            }
-        )
+        self.watch = Watch(self.ledger, self.lose_the_books, self._connected)
+        self._drivers: dict[str, Driver] = {}
 
     # watching
 
-    def start(self) -> None:
-        """Watch from now on."""
-        self._imports.install()
+    def imported(self, library: str, name: str, module: ModuleType) -> None:
+        """A module of a library was imported: watch it."""
+        try:
+            if library not in self._drivers:
+                self._drivers[library] = driver_of(library)(self.watch)
+            driver = self._drivers[library]
+        except Exception as error:
+            self.fault(f"loading the driver of {library}", error)
+            return
+        try:
+            driver.modules[name](module)
+            for folder in getattr(sys.modules.get(library), "__path__", ()):
+                self._tree.fold(folder)
+        except Exception as error:
+            self.tally.unwatched.append(f"{library} {driver.version()} is not watched: {printable(str(error))}")
+            return
+        known = f"{library} {driver.version()}"
+        if known not in self.tally.patched:
+            self.tally.patched.append(known)
 
     def stop(self) -> None:
         """Watch no longer, and give everything back as it was."""
-        self._imports.uninstall()
         self.watch.active = False
-        for driver in self._drivers:
+        for driver in self._drivers.values():
             driver.undo()
 
-    def _patcher(self, driver: Driver, patch: Callable[[ModuleType], None]) -> Callable[[ModuleType], None]:
-        def on_import(module: ModuleType) -> None:
-            try:
-                patch(module)
-                for folder in getattr(sys.modules.get(driver.library), "__path__", ()):
-                    self._tree.fold(folder)
-            except Exception as error:
-                self.tally.notices.append(
-                    f"{driver.library} {driver.version()} is not watched: {printable(str(error))}"
-                )
-                return
-            name = f"{driver.library} {driver.version()}"
-            is_first = not self.tally.patched
-            if name not in self.tally.patched:
-                self.tally.patched.append(name)
-            if is_first:
-                with self.shield("beginning to watch"):
-                    self._on_first_import()
-
-        return on_import
-
-    def _connected(self, opening: Opening, connect: Connect) -> None:
+    def _connected(self, opening: Opening, asker: Callable[[], Ask]) -> None:
         if self.server is not None:
-            self.server.connected(opening, connect)
+            self.server.connected(opening, asker)
 
     # faults of our own
+
+    def lose_the_books(self, doing: str, error: BaseException) -> None:
+        """Give up after an exception of our own that may have left a return unnoticed: nobody is accused then."""
+        self.fault(f"{doing}; nothing was judged from then on", error)
+        self.watch.active = False
+        self.ledger.forget()
 
     def fault(self, doing: str, error: BaseException) -> None:
         """Note an exception of our own; the run goes on as without us."""
@@ -125,12 +114,12 @@ class Guard:
             self.tally.faults.append(text)
 
     @contextmanager
-    def shield(self, doing: str) -> Iterator[None]:
-        """Keep exceptions of our own out of the run."""
+    def shield(self, doing: str, *, books: bool = False) -> Iterator[None]:
+        """Keep exceptions of our own out of the run; ``books`` where they make the books unreliable."""
         try:
             yield
         except Exception as error:
-            self.fault(doing, error)
+            (self.lose_the_books if books else self.fault)(doing, error)
 
     # tests
 
@@ -158,9 +147,10 @@ class Guard:
             test = owner if owner.kind == "test" else self.owners.test
             here = test is not None and test.phase == "teardown"
             for finding in findings:
-                foreign = finding.owner_kind == "test" and test is not None and finding.nodeid != test.nodeid
-                if here and not foreign and test is not None:
-                    finding.nodeid = test.nodeid
+                nodeid = printable(test.nodeid) if test is not None else ""
+                foreign = finding.owner_kind == "test" and finding.nodeid != nodeid
+                if here and not foreign:
+                    finding.nodeid = nodeid
                     self.found.append(finding)
                 else:
                     self._found_outside([finding])
@@ -199,18 +189,23 @@ class Guard:
         self._find_leftovers()
 
     def _find_leftovers(self) -> None:
-        """Connections that this process still has open, that no open pool keeps and no leak report has told."""
-        left = [
-            opening
-            for opening in self.ledger.openings()
-            if opening.server is not None
-            and not opening.is_closed()
-            and not (opening.pool is not None and opening.pool.is_open())
-            and self.ledger.held_by(opening.ref()) is None
+        """What this process still has open, that the server still lists."""
+        if self.server is None or not self.server.in_own_process:
+            return
+        kept: Counter[tuple[str, str]] = Counter()
+        for opening, words in self.server.backends(self.leftovers.candidates()).items():
+            if opening.is_closed():  # by another thread, just now
+                continue
+            finding = self.describe.backend(opening, words, self.leftovers.reason_to_stay(opening))
+            library = self.leftovers.library(opening)
+            if library:
+                kept[library, str(finding.acquired)] += 1
+            else:
+                self._found_outside([finding])
+        self.tally.notices += [
+            f"{connections(count)} of {library} still open at the end, opened for {place}"
+            for (library, place), count in kept.items()
         ]
-        if self.server is not None and left:
-            for opening, words in self.server.backends(left).items():
-                self._found_outside([self.describe.backend(opening, words)])
 
     def _found_outside(self, findings: list[Finding]) -> None:
         for finding in findings:

@@ -1,22 +1,28 @@
-"""What the source around a leaked checkout says: who should have returned it, the likely cause, the cure.
+"""The likely cause of a leak and its cure: who should have returned the connection, and what came between.
 
-Source text is read, nothing is run; where the source can't tell, the hint says no more than what is certain.
+A hint says what the driver has seen or the source proves, and no more; where neither can tell, it only says what
+to do.
 """
 
 from __future__ import annotations
 
 import ast
 import inspect
-import linecache
-from collections.abc import Iterator
+import sys
 from dataclasses import dataclass
 from types import CodeType
 
-from pytest_poolguard.drivers import Terms
-from pytest_poolguard.origin import Place, SourceTree, line_of, printable
+from pytest_poolguard.drivers.interface import Terms
+from pytest_poolguard.origin import Place, SourceTree, printable
 from pytest_poolguard.records import Checkout
+from pytest_poolguard.source import Function, Source, calls, read
 
-__all__ = ["Hints"]
+__all__ = ["Hints", "Keeper"]
+
+#: Ways out of a function that a hint names.
+EXITS = 3
+#: What is called at the end of a ``with`` block, by what is called at its beginning.
+LEAVING = {"__enter__": "__exit__", "__aenter__": "__aexit__"}
 
 
 @dataclass(frozen=True)
@@ -25,15 +31,21 @@ class Keeper:
 
     code: CodeType
     place: Place
-    use: ast.AST | None  #: what it does with the connection: a ``with`` statement, an assignment, …
-    call: str  #: the name of the function that it got the connection from
-    is_site: bool  #: whether it took the connection itself
+    source: Source | None
+    call: ast.Call | None  #: the call that it got the connection from; None where the source can't tell
+    helper: str  #: the function of the project that took it for this one; empty for the one that took it itself
+    is_certain: bool  #: whether nothing could go wrong on the connection's way to it
 
     @property
     def name(self) -> str:
         """Its name in a sentence."""
         # a module's own code, a lambda, a comprehension
         return "this code" if self.place.function.startswith("<") else self.place.function
+
+    @property
+    def function(self) -> Function | None:
+        """Its text."""
+        return self.source.function(self.code) if self.source is not None else None
 
 
 class Hints:
@@ -44,24 +56,51 @@ class Hints:
         self._terms = terms
         self._take = terms.take
         self._give = terms.give
-        self._parsed: dict[str, _Source | None] = {}
+        self._read: dict[str, Source | None] = {}
 
-    def hint(self, checkout: Checkout, keeper: Keeper | None, *, connection_closed: bool) -> str:
+    # who should have returned it
+
+    def keeper(self, checkout: Checkout) -> Keeper | None:
+        """Who should have returned a connection; None where no code of the project took it."""
+        called, helper, certain = self._take, "", True
+        keeper: Keeper | None = None
+        for code, offset in checkout.origin.frames():
+            if not self._tree.is_own(code.co_filename):
+                if keeper is not None:
+                    break  # handed on through a library (contextlib, say): who has it now can't be told
+                continue
+            source = self._source(code.co_filename)
+            call = source.call(code, offset, called) if source is not None else None
+            if keeper is not None and call is None:
+                break  # called under another name, through a decorator, …: not known to be handed on
+            keeper = Keeper(code, self._tree.place(code, offset), source, call, helper, certain)
+            if source is None or call is None or not source.hands_itself_out(call):
+                break
+            certain = certain and source.hands_out_at_once(call)
+            called = helper = code.co_name
+        return keeper
+
+    # what went wrong
+
+    def hint(self, checkout: Checkout, keeper: Keeper | None, *, connection_closed: bool, broken: bool) -> str:
         """The likely cause of a leak and its cure, in a sentence or two."""
+        give = self._give
         seen = self._seen(checkout)
         if seen:
             return seen
-        cure = self._terms.cure
-        if keeper is not None and isinstance(keeper.use, ast.With | ast.AsyncWith):
-            return f"`with …{keeper.call}()` ends the transaction, it does not return the connection; {cure}"
+        if keeper is not None and self._opens_with(checkout, keeper):
+            call = printable(keeper.helper or self._take)
+            return f"`with …{call}()` ends the transaction, it does not return the connection; {self._terms.cure}"
+        if broken:
+            return f"the connection broke while it was out; a broken one has to be returned, too: call {give}()"
         if connection_closed and checkout.closed_with_pool is None:
             return (
                 "the connection was closed, not returned, so its slot stays in use; "
                 f"call {self._terms.discard} instead of conn.close()"
             )
         if keeper is None:
-            return cure
-        return self._unreached(keeper) or f"{keeper.name} never gave it back; {cure}"
+            return self._terms.cure
+        return self._entered(keeper) or self._unreached(checkout, keeper) or self._kept(checkout, keeper)
 
     def _seen(self, checkout: Checkout) -> str:
         """The hint where the driver has seen what went wrong."""
@@ -78,150 +117,129 @@ class Hints:
             return f"the pool was closed while the connection was out; call {give}() before {self._terms.close}()"
         return ""
 
-    def _unreached(self, keeper: Keeper) -> str:
-        """The hint where the function does return the connection, but not on every way out of it."""
-        source = self._source(keeper.code.co_filename)
-        function = source.function(keeper.code.co_firstlineno) if source is not None else None
-        if source is None or function is None:
+    def _opens_with(self, checkout: Checkout, keeper: Keeper) -> bool:
+        """Whether it stands in a ``with`` statement, which is the library's own and so does not return it."""
+        if keeper.source is None or keeper.call is None:
+            return False
+        connection = checkout.connection()
+        statement = keeper.source.parent(keeper.call)
+        if not isinstance(statement, ast.With | ast.AsyncWith):
+            return False
+        leave = "__exit__" if isinstance(statement, ast.With) else "__aexit__"
+        return connection is None or self._is_librarys(type(connection), leave)
+
+    def _entered(self, keeper: Keeper) -> str:
+        """The hint for a context manager whose ``__exit__`` returns the connection."""
+        function = keeper.function
+        if keeper.source is None or function is None or function.name not in LEAVING:
             return ""
-        name, give = keeper.name, self._give
-        leave = {"__enter__": "__exit__", "__aenter__": "__aexit__"}.get(name, "")
-        if leave and source.sibling_calls(function, leave, give):
-            return (
-                f"if {name} raises after it has taken a connection, {leave} is not called; "
-                f"call {give}() in an except block of {name}"
-            )
-        lines = [call.lineno for call in source.calls(function, give) if not source.is_final(call)]
+        leaving = LEAVING[function.name]
+        leave = keeper.source.sibling(function, leaving)
+        lines = [call.lineno for call in calls(leave, self._give)] if leave is not None else []
         if not lines:
             return ""
-        if keeper.code.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR):
+        return (
+            f"{leaving} did not get to its {self._give}() in line {lines[0]}; "
+            f"it is not called at all if {function.name} raises after taking the connection"
+        )
+
+    def _unreached(self, checkout: Checkout, keeper: Keeper) -> str:
+        """The hint where the function does return the connection, but not on every way out of it."""
+        source, call, give = keeper.source, keeper.call, self._give
+        backs = source.returns(call, give) if source is not None and call is not None else []
+        pool = checkout.pool.ref()
+        if source is None or call is None or not backs:
+            return ""
+        if pool is not None and (
+            give in getattr(pool, "__dict__", ()) or not self._is_librarys(type(pool), give)
+        ):
+            return ""  # it may have been reached, and done something else
+        last = backs[-1]
+        where = f"{give}() in line" + f"{'s' if len(backs) > 1 else ''} " + _and([b.lineno for b in backs])
+        final = source.try_of(last)
+        exits = source.exits(call, backs)
+        is_generator = keeper.code.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR)
+        if is_generator and source.yields(call, last) and source.is_certain(last) and not exits:
             return (
-                f"{name} is a generator that was not run to its end, so its {give}() in line {lines[0]} was not "
-                "reached; put it in a finally block"
+                f"{keeper.name} is a generator that was not run to its end, so its {where} was not reached; "
+                "put it in a finally block"
             )
-        exits = source.exits(function, keeper.place.line, lines[0])
-        # What took the way out can't be told: any call in between may have raised, too.
-        way = f" (line {exits[0]} leaves before it)" if len(exits) == 1 else ""
-        return f"{name} did not reach its {give}() in line {lines[0]}{way}; put it in a finally block"
+        if final is None:
+            way = f" (line{'s' if len(exits) > 1 else ''} {_and(exits)} leave{'s' * (len(exits) == 1)} before it)"
+            way = way if 1 <= len(exits) <= EXITS else ""
+            return f"{keeper.name} did not reach its {where}{way}; put it in a finally block"
+        return self._in_vain(source, keeper.name, call, last, final, where)
 
-    def keeper(self, checkout: Checkout) -> Keeper | None:
-        """Who should have returned a connection; None where no code of the project took it."""
-        called = self._take
-        keeper: Keeper | None = None
-        for code, offset in checkout.origin.frames():
-            if not self._tree.is_own(code.co_filename):
-                if keeper is not None:
-                    break  # handed on through a library (contextlib, say): who has it now can't be told
-                continue
-            source = self._source(code.co_filename)
-            call = source.call(line_of(code, offset), called) if source is not None else None
-            use = source.use_of(call) if source is not None and call is not None else None
-            keeper = Keeper(code, self._tree.place(code, offset), use, printable(called), keeper is None)
-            if source is None or call is None or not source.is_returned(call):
-                break
-            called = code.co_name
-        return keeper
-
-    def _source(self, filename: str) -> _Source | None:
-        if filename not in self._parsed:
-            try:
-                self._parsed[filename] = _Source(ast.parse("".join(linecache.getlines(filename))))
-            except (SyntaxError, ValueError, RecursionError):  # not Python, or a template engine's own
-                self._parsed[filename] = None
-        return self._parsed[filename]
-
-
-class _Source:
-    """One parsed source file."""
-
-    def __init__(self, module: ast.Module) -> None:
-        self._module = module
-        self._parents: dict[ast.AST, ast.AST] = {}
-        for parent in ast.walk(module):  # outermost first
-            for child in ast.iter_child_nodes(parent):
-                # `await` is looked through: what is done with the awaited value is done with the call's
-                self._parents[child] = self._parents[parent] if isinstance(parent, ast.Await) else parent
-
-    def call(self, line: int, name: str) -> ast.Call | None:
-        """The call of a function of that name at a line."""
-        return next((c for c in self.calls(self._module, name) if c.lineno <= line <= _end(c)), None)
-
-    @staticmethod
-    def calls(node: ast.AST, name: str) -> Iterator[ast.Call]:
-        """All calls of functions of that name inside a node."""
-        for call in ast.walk(node):
-            if isinstance(call, ast.Call):
-                function = call.func
-                if name == (
-                    function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
-                ):
-                    yield call
-
-    def function(self, line: int) -> ast.AST | None:
-        """The function that a code object's first line belongs to, its decorators included."""
-        for node in ast.walk(self._module):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-                if first == line:
-                    return node
-        return None
-
-    def use_of(self, call: ast.AST) -> ast.AST | None:
-        """What a call's value is used for: the ``with`` statement that it opens, else its parent."""
-        parent = self._parents.get(call)
-        if isinstance(parent, ast.withitem):
-            return self._parents.get(parent)
-        return parent
-
-    def is_returned(self, call: ast.Call) -> bool:
-        """Whether the function returns the call's value, at once or from a variable."""
-        parent = self._parents.get(call)
-        if isinstance(parent, ast.Return):
-            return True
-        if not (isinstance(parent, ast.Assign) and isinstance(parent.targets[0], ast.Name)):
-            return False
-        function = self._function_around(parent)
-        return function is not None and any(
-            isinstance(node, ast.Return)
-            and isinstance(node.value, ast.Name)
-            and node.value.id == parent.targets[0].id
-            for node in ast.walk(function)
+    def _in_vain(
+        self, source: Source, name: str, call: ast.Call, back: ast.Call, final: ast.Try, where: str
+    ) -> str:
+        """The hint where the return stands in a ``finally`` block, and the connection is out for all that."""
+        if not (source.contains(final, call) or source.follows_at_once(call, final)):
+            return (
+                f"{name} did not reach its {where}; "
+                f"begin the try block (line {final.lineno}) right after {call_name(call)}()"
+            )
+        if not source.stands_in(final.finalbody, back):
+            return f"{name} did not reach its {where}, though that is in a finally block"
+        return (
+            f"{name} has its {where}, in a finally block, but the connection did not come back by it: "
+            f"is {self._give} replaced, or called with another connection?"
         )
 
-    def exits(self, function: ast.AST, after: int, before: int) -> list[int]:
-        """The lines of a function, between two others, that leave it by a return or a raise."""
-        return [
-            node.lineno
-            for node in ast.walk(function)
-            if isinstance(node, ast.Return | ast.Raise)
-            and after < node.lineno < before
-            and self._function_around(node) is function
-        ]
+    def _kept(self, checkout: Checkout, keeper: Keeper) -> str:
+        """The hint where the source has no way back for the connection."""
+        source, call, name = keeper.source, keeper.call, keeper.name
+        cure = self._terms.cure
+        if source is None or call is None:
+            return f"nothing gave it back; {cure}"
+        parent, kept = source.parent(call), source.kept_in(call)
+        if isinstance(parent, ast.Attribute):
+            return (
+                f"`…{call_name(call)}().{parent.attr}` keeps no name for the connection; "
+                f"assign it to a variable and call {self._give}() in a finally block"
+            )
+        if kept:
+            return f"{name} keeps it in {printable(kept)}, and nothing gave it back; {cure}"
+        handed_out = self._handed_out(checkout, keeper, source.handed_out(call))
+        if handed_out:
+            return handed_out
+        if not keeper.is_certain:
+            return f"neither {printable(keeper.helper)} nor {name} gave it back; {cure}"
+        return f"{name} never gave it back; {cure}"
 
-    def sibling_calls(self, method: ast.AST, name: str, called: str) -> bool:
-        """Whether another method of the same class calls a function of that name."""
-        around = self._parents.get(method)
-        return any(
-            any(self.calls(sibling, called))
-            for sibling in getattr(around, "body", ())
-            if isinstance(sibling, ast.FunctionDef | ast.AsyncFunctionDef) and sibling.name == name
-        )
+    def _handed_out(self, checkout: Checkout, keeper: Keeper, out: ast.AST | None) -> str:
+        """The hint where the function hands the connection out, and nobody is known to be given it."""
+        name, give = keeper.name, self._give
+        if out is None:
+            return ""
+        if self._is_fixture(checkout, keeper):
+            return f"{name} hands it out and never gave it back; yield it, and call {give}() after the yield"
+        if isinstance(out, ast.Yield):
+            return f"{name} yields it and never gave it back; call {give}() in a finally block around the yield"
+        return f"{name} hands it out, and nothing gave it back; call {give}() in a finally block where it is used"
 
-    def _function_around(self, node: ast.AST) -> ast.AST | None:
-        around = self._parents.get(node)
-        while around is not None and not isinstance(around, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            around = self._parents.get(around)
-        return around
+    def _is_fixture(self, checkout: Checkout, keeper: Keeper) -> bool:
+        """Whether a keeper is the function of the fixture that the connection was taken in."""
+        own = [code for code, _ in checkout.origin.frames() if self._tree.is_own(code.co_filename)]
+        return checkout.taken_by.kind == "fixture" and own[-1] is keeper.code
 
-    def is_final(self, node: ast.AST) -> bool:
-        """Whether a node stands in a ``finally`` block."""
-        child, parent = node, self._parents.get(node)
-        while parent is not None:
-            if isinstance(parent, ast.Try) and child in parent.finalbody:
-                return True
-            child, parent = parent, self._parents.get(parent)
-        return False
+    def _is_librarys(self, cls: type, method: str) -> bool:
+        """Whether a class has a method from a library, not one of the project's own."""
+        definer = next((one for one in cls.__mro__ if method in vars(one)), cls)
+        module = sys.modules.get(definer.__module__)
+        return not self._tree.is_own(getattr(module, "__file__", None) or "<built-in>")
+
+    def _source(self, filename: str) -> Source | None:
+        if filename not in self._read:
+            self._read[filename] = read(filename)
+        return self._read[filename]
 
 
-def _end(node: ast.Call) -> int:
-    return node.end_lineno or node.lineno
+def call_name(call: ast.Call) -> str:
+    """The name of a called function, without what it is an attribute of."""
+    return printable(ast.unparse(call.func).rpartition(".")[2])
+
+
+def _and(lines: list[int]) -> str:
+    *some, last = [str(line) for line in lines] or [""]
+    return f"{', '.join(some)} and {last}" if some else last

@@ -7,13 +7,18 @@ leaks.
 from __future__ import annotations
 
 import concurrent.futures.thread
+import contextlib
+import functools
+import gc
 import inspect
 import itertools
 import sys
 import threading
 import time
-from collections.abc import Callable, Container, Iterable
-from types import CodeType, FunctionType, ModuleType
+from collections import deque
+from collections.abc import Callable, Container, Iterable, Iterator
+from contextvars import ContextVar
+from types import CodeType, FunctionType, MemberDescriptorType, ModuleType
 from typing import Any
 
 from pytest_poolguard.records import Checkout, Owner, Task
@@ -24,6 +29,9 @@ __all__ = ["factory_of", "in_call_that_took_it", "is_alive", "is_referenced", "r
 DEPTH = 4
 #: Objects that one search looks at.
 BREADTH = 5000
+CONTAINERS: tuple[Any, ...] = (list, tuple, set, frozenset, deque)
+#: What functools.lru_cache makes of a function; what it has cached shows in no attribute.
+LRU_CACHE = type(functools.cache(lambda: None))
 
 
 def wait(checkouts: Iterable[Checkout], grace: float, workers: Container[threading.Thread] = frozenset()) -> None:
@@ -35,7 +43,7 @@ def wait(checkouts: Iterable[Checkout], grace: float, workers: Container[threadi
     pause = 0.001
     waiting = list(checkouts)
     while True:
-        waiting = [c for c in waiting if c.held is None and _another_thread_could_return(c, workers)]
+        waiting = [c for c in waiting if not c.returned and _another_thread_could_return(c, workers)]
         left = deadline - time.monotonic()
         if not waiting or left <= 0:
             return
@@ -163,19 +171,36 @@ def reaches(start: object, connection: object, pool: object) -> bool:
     return any(thing is connection for thing in level)
 
 
-def _parts(thing: object) -> list[object]:
+def _parts(thing: Any) -> list[object]:
     # By type(), not isinstance(): proxies answer isinstance() with code of their own.
     kind = type(thing)
-    if issubclass(kind, dict):
-        return list(dict.values(thing))  # type: ignore[arg-type]
-    for container in (list, tuple, set, frozenset):
-        if issubclass(kind, container):
-            return list(container.__iter__(thing))  # type: ignore[arg-type]
     if issubclass(kind, FunctionType | ModuleType):
         return []
-    if issubclass(kind, type):
-        return list(type.__getattribute__(thing, "__dict__").values())
+    parts: Iterable[object]
     try:
-        return list(object.__getattribute__(thing, "__dict__").values())
-    except Exception:  # no __dict__, or one that changes under our hands
+        container = next((one for one in CONTAINERS if issubclass(kind, one)), None)
+        if container is not None:
+            parts = container.__iter__(thing)
+        elif issubclass(kind, dict):
+            parts = dict.values(thing)
+        elif issubclass(kind, type):
+            parts = type.__getattribute__(thing, "__dict__").values()
+        elif kind is LRU_CACHE:
+            parts = gc.get_referents(thing)
+        elif kind is ContextVar:
+            parts = [thing.get(None)]
+        else:
+            parts = _attributes(thing, kind)
+        return list(parts)
+    except Exception:  # one that changes under our hands
         return []
+
+
+def _attributes(thing: object, kind: type) -> Iterator[object]:
+    with contextlib.suppress(AttributeError):
+        yield from list(object.__getattribute__(thing, "__dict__").values())
+    for base in kind.__mro__:
+        for slot in vars(base).values():
+            if type(slot) is MemberDescriptorType:
+                with contextlib.suppress(AttributeError):  # an empty one
+                    yield slot.__get__(thing)

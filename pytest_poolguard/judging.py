@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable
+from types import CodeType
 
 from pytest_poolguard import holders
 from pytest_poolguard.describe import Describe
@@ -52,10 +53,10 @@ class Judge:
         new = [checkout for checkout in self._ledger.outstanding(owner) if checkout.noted is None]
         for checkout in new:
             checkout.noted = self._describe.leak(checkout)
-        openings = [(checkout.noted, self._ledger.opening(checkout.connection())) for checkout in new]
-        self._look([(finding, opening) for finding, opening in openings if opening and not opening.is_closed()])
         own = [c for c in new if not self._is_kept_for_its_holder(c) and not self._is_carried_over(c, owner)]
         self._wait(own)
+        left = [(c.noted, self._ledger.opening(c.connection())) for c in own if not c.returned]
+        self._look([(finding, opening) for finding, opening in left if opening and not opening.is_closed()])
 
     def end(self, owner: Owner) -> list[Finding]:
         """The leaks of a test or fixture that has ended."""
@@ -153,9 +154,16 @@ class Judge:
     def _held_before(self, checkout: Checkout) -> bool:
         """Whether a module holds another one from the same place already: one is a singleton, two are a leak."""
         return any(
-            known.carried and known.origin[:2] == checkout.origin[:2] and known.thread is checkout.thread
+            known.carried
+            and self._own_frame(known) == self._own_frame(checkout)
+            and known.thread is checkout.thread
             for known in self._ledger.outstanding(self._ledger.session)
         )
+
+    def _own_frame(self, checkout: Checkout) -> tuple[CodeType, int] | None:
+        """The project's innermost frame of an origin; the pool's own frames are the same for everybody."""
+        frames = checkout.origin.frames()
+        return next((frame for frame in frames if self._tree.is_own(frame[0].co_filename)), None)
 
     # after the report
 

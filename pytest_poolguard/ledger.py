@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from contextvars import ContextVar
+from threading import get_ident
 from typing import Any
 
 from pytest_poolguard.clock import Clock
@@ -21,7 +22,7 @@ __all__ = ["Ledger"]
 class Ledger:
     """Every watched pool, connection and checkout of one run."""
 
-    def __init__(self, clock: Clock, session: Owner, stops: frozenset[int] = frozenset()) -> None:
+    def __init__(self, clock: Clock, session: Owner, stops: frozenset[str] = frozenset()) -> None:
         self.clock = clock
         self.session = session
         self.present = session  #: the owner of whatever is taken now
@@ -32,7 +33,7 @@ class Ledger:
         self.pools_seen = 0
         self.taken = 0
         self._out: dict[int, Checkout] = {}
-        self._pools: dict[int, Pool] = {}
+        self.records: dict[int, Pool] = {}  #: of pools, by their id(); for :meth:`pool` where calls are dear
         self._openings: dict[int, Opening] = {}
         self.main_thread = threading.main_thread().ident or 0
         self._threads: dict[int, Any] = getattr(threading, "_active", {})
@@ -47,22 +48,22 @@ class Ledger:
 
     def pool(self, pool: object) -> Pool | None:
         """The record of a pool, None for one that was not seen before."""
-        record = self._pools.get(id(pool))
+        record = self.records.get(id(pool))
         return record if record is not None and record.ref() is pool else None
 
     def add_pool(self, pool: object, driver: Any, label: str, made: Origin, *, made_known: bool) -> Pool:
         """Remember a pool; ``made`` is where it was made, or else first used."""
-        record = self._pools[id(pool)] = Pool(pool, driver, label, made, self.present, made_known=made_known)
+        record = self.records[id(pool)] = Pool(pool, driver, label, made, self.present, made_known=made_known)
         self.pools_seen += 1
         return record
 
     def pools(self) -> list[Pool]:
         """Every pool seen that is still alive, in the order in which they were made."""
-        return [record for record in list(self._pools.values()) if record.ref() is not None]
+        return [record for record in list(self.records.values()) if record.ref() is not None]
 
     def opened(self, connection: object, driver: Any) -> Opening:
         """Remember a connection that was just opened, by the caller's caller."""
-        opening = Opening(connection, driver, capture(self.stops, 2), self.present)
+        opening = Opening(connection, driver, Origin(capture(self.stops, 2)), self.present, self.this_thread())
         self._openings[id(connection)] = opening
         return opening
 
@@ -87,8 +88,9 @@ class Ledger:
             # A recycled id(): the older connection was collected while out, and still is out.
             self._rekey(known)
         owner = self.present
-        origin = capture(self.stops, 2)
-        checkout = Checkout(pool, connection, origin, owner, self.clock.now(), self.this_thread())
+        ident = get_ident()  # as in this_thread()
+        thread = None if ident == self.main_thread else self._threads.get(ident, ident)
+        checkout = Checkout(pool, connection, key, capture(self.stops, 2), owner, self.clock.now(), thread)
         self._out[key] = owner.out[key] = checkout
         out = len(owner.out)
         if out > owner.peak:  # noqa: PLR1730 - max() costs as much again
@@ -96,33 +98,44 @@ class Ledger:
         self.taken += 1
         return checkout
 
-    def check_in(self, checkout: Checkout) -> None:
-        """Note that a connection was returned."""
-        self._out.pop(checkout.key, None)
-        checkout.owner.out.pop(checkout.key, None)
-        checkout.held = self.clock.now() - checkout.since
-        hold = checkout.taken_by.limits.hold
-        if hold is not None and checkout.held > hold:
-            self.overdue.append(checkout)
+    def give_back(self, pool: object, connection: object) -> Checkout | None:
+        """Note that a connection is given to a pool; where that is another one than its own, it stays out.
+
+        To be called before the pool has it: from then on another thread may take it again.
+        """
+        checkout = self._out.get(id(connection))
+        if checkout is None or checkout.connection() is not connection:
+            return None
+        if checkout.pool.ref() is pool:
+            key = checkout.key
+            self._out.pop(key, None)
+            checkout.owner.out.pop(key, None)
+            checkout.returned = True
+            hold = checkout.taken_by.limits.hold
+            if hold is not None:
+                checkout.held = self.clock.now() - checkout.since
+                if checkout.held > hold:
+                    self.overdue.append(checkout)
+        return checkout
 
     def pool_closes(self, record: Pool) -> None:
         """Note that the caller's caller closes a pool, for the connections of it that are out."""
         for checkout in self.outstanding():
             if checkout.pool is record:
-                checkout.closed_with_pool = capture(self.stops, 2)
+                checkout.closed_with_pool = Origin(capture(self.stops, 2))
                 present = self.present
                 checkout.closed_while_running = present is checkout.taken_by and present.phase == checkout.phase
 
     def put_back(self, checkout: Checkout) -> None:
-        """Undo a :meth:`check_in`: the pool did not take the connection back after all."""
-        checkout.held = None
+        """Undo a :meth:`give_back`: the pool did not take the connection back after all."""
+        checkout.returned = False
         self._out[checkout.key] = checkout.owner.out[checkout.key] = checkout
         if checkout in self.overdue:
             self.overdue.remove(checkout)
 
     def this_thread(self) -> Any:
         """The running thread as a holder: None for the main one, its bare ident where threading has no Thread."""
-        ident = threading.get_ident()
+        ident = get_ident()
         # Not threading.current_thread(): that makes, and keeps, a dummy for a foreign thread.
         return None if ident == self.main_thread else self._threads.get(ident, ident)
 
@@ -147,6 +160,15 @@ class Ledger:
         """A leak was reported: nobody answers for it any longer."""
         self._out.pop(checkout.key, None)
         checkout.owner.out.pop(checkout.key, None)
+        opening = self.opening(checkout.connection())
+        if opening is not None:
+            opening.told = True
+
+    def forget(self) -> None:
+        """Strike out everything that is out: the books have become wrong."""
+        for checkout in self.outstanding():
+            self.settle(checkout)
+        self.overdue.clear()
 
     def _rekey(self, checkout: Checkout) -> None:
         self._lost -= 1

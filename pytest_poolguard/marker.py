@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any, Literal
 
 import pytest
+from _pytest.reports import CollectErrorRepr
 
 from pytest_poolguard.records import Limits
+from pytest_poolguard.settings import MARKER
 
-__all__ = ["MARKER_HELP", "Expectations", "expectations", "marker_errors"]
-
-MARKER_HELP = (
-    "pool(max=None, timeout=None, hold=None, leaks=None, reason=None): limits for the connection pools during "
-    "the test. max: connections that each pool hands out at once; timeout: seconds that taking one may block; "
-    "hold: seconds that one may be out; leaks: how many connections the test is expected to leak, or 'any', "
-    "with a reason. (pytest-poolguard)"
-)
+__all__ = ["Expectations", "expectations", "marker_errors", "refuse_wrong_markers"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ class Expectations:
 def expectations(item: pytest.Item) -> Expectations:
     """The arguments for a test, each from the nearest marker that gives it: function, class, module."""
     arguments: dict[str, Any] = {}
-    for mark in item.iter_markers("pool"):
+    for mark in item.iter_markers(MARKER):
         given = dict(mark.kwargs)
         if "leaks" in arguments:  # the reason goes with its number
             given.pop("reason", None)
@@ -50,13 +47,49 @@ def expectations(item: pytest.Item) -> Expectations:
     return Expectations(**arguments)
 
 
-def marker_errors(item: pytest.Item) -> list[str]:
-    """What is wrong with the pool markers of a test, in words that name the test and the argument."""
-    return [
+def refuse_wrong_markers(collector: pytest.Collector, report: pytest.CollectReport) -> None:
+    """Let a collection fail where a pool marker is wrong."""
+    errors = marker_errors(collector, report.result)
+    if errors:
+        report.outcome = "failed"
+        report.longrepr = CollectErrorRepr("\n".join(errors))
+        report.result = []
+
+
+def marker_errors(collector: pytest.Collector, collected: Iterable[object]) -> list[str]:
+    """What is wrong with the pool markers of what was collected, naming the test and the argument."""
+    collected = list(collected)
+    wrong = [
         f"@pytest.mark.pool on {item.nodeid}: {error}"
-        for mark in item.iter_markers("pool")
+        for item in collected
+        if isinstance(item, pytest.Item)
+        for mark in item.iter_markers(MARKER)
         for error in _errors(mark)
     ]
+    return wrong + _misplaced(collector, collected)
+
+
+def _misplaced(collector: pytest.Collector, collected: Iterable[object]) -> list[str]:
+    """The functions of a module or class that have a pool marker, but are no tests: it has no effect there."""
+    if not isinstance(collector, pytest.Module | pytest.Class):
+        return []
+    methods = [getattr(node.obj, "__func__", node.obj) for node in collected if isinstance(node, pytest.Function)]
+    tests = [inspect.unwrap(method) for method in methods]
+    return [
+        f"@pytest.mark.pool on {collector.nodeid}::{name}: this is no test, so it has no effect: "
+        "mark the tests that use it"
+        for name, function in _functions(collector.obj)
+        if function not in tests and any(mark.name == MARKER for mark in getattr(function, "pytestmark", ()))
+    ]
+
+
+def _functions(holder: object) -> Iterator[tuple[str, FunctionType]]:
+    """The functions of a module or class and what fixtures were made of; no mock is asked for anything."""
+    for name, value in list(vars(holder).items()):
+        if isinstance(value, FunctionType) or type(value).__module__ == "_pytest.fixtures":
+            function = inspect.unwrap(value)
+            if isinstance(function, FunctionType):
+                yield name, function
 
 
 def _errors(mark: pytest.Mark) -> Iterator[str]:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import linecache
 import os
-import sys
 import sysconfig
 from dataclasses import dataclass
-from types import CodeType
+from sys import _getframe  # there is no other way to walk a stack, and the name is looked up very often
+from types import CodeType, FrameType
+
+from pytest_poolguard.redaction import redacted
 
 __all__ = ["Origin", "Place", "SourceTree", "capture", "line_of", "printable"]
 
@@ -31,29 +33,26 @@ class Origin(list["CodeType | int"]):
         return list(zip(self[::2], self[1::2], strict=True))  # type: ignore[arg-type]
 
 
-def capture(stops: frozenset[int], skip: int) -> Origin:
-    """Note the present stack, leaving out its ``skip`` innermost frames, up to one that runs code of ``stops``.
+def capture(stops: frozenset[str], skip: int) -> list[CodeType | int]:
+    """Note the present stack, for an :class:`Origin`.
 
-    ``stops`` holds ``id()``s of code objects: hashing a code object takes longer than the rest of the loop.
+    The ``skip`` innermost frames are left out, and all from the first one on whose file name is among ``stops``.
     """
-    origin = Origin()
+    stack: list[CodeType | int] = []
     try:
-        frame = sys._getframe(skip + 1)  # noqa: SLF001 - the only way to walk a stack without building it
+        frame: FrameType | None = _getframe(skip + 1)
     except ValueError:  # called straight from C, as the whole of a thread: there is nothing above
-        return origin
-    add = origin.append
-    left = DEPTH
-    while left:
+        return stack
+    add = stack.append
+    while frame is not None:
         code = frame.f_code
-        if id(code) in stops:
+        if code.co_filename in stops:
             break
         add(code)
         add(frame.f_lasti)
-        frame = frame.f_back  # type: ignore[assignment]
-        if frame is None:
-            break
-        left -= 1
-    return origin
+        frame = frame.f_back
+    del stack[2 * DEPTH :]
+    return stack
 
 
 def line_of(code: CodeType, offset: int) -> int:
@@ -132,10 +131,18 @@ class SourceTree:
                 return any(os.path.exists(os.path.join(self.root, at, package)) for at in ("", "src", "lib"))
         return not path.startswith(self._folded)
 
+    def package(self, filename: str) -> str:
+        """The installed package of a source file; empty for the project's own and the standard library's."""
+        parts = os.path.realpath(filename).split(os.sep)
+        for name in ("site-packages", "dist-packages"):
+            if name in parts[:-1] and not self.is_own(filename):
+                return printable(parts[parts.index(name) + 1].removesuffix(".py"))
+        return ""
+
     def relative(self, filename: str) -> str:
         """The file's name relative to the root directory, with forward slashes; else as it is."""
         if filename.startswith("<"):
-            return filename
+            return printable(filename)
         path = os.path.realpath(filename)
         if path.startswith(self.root + os.sep):
             path = path[len(self.root) + 1 :]
@@ -148,7 +155,7 @@ class SourceTree:
 
     def place_at(self, filename: str, line: int, function: str) -> Place:
         """The place of a line in a file, with its source text where it can be read."""
-        text = printable(linecache.getline(filename, line).strip())
+        text = redacted(printable(linecache.getline(filename, line).strip()))
         if len(text) > TEXT_WIDTH:
             text = text[: TEXT_WIDTH - 1] + "…"
         return Place(self.relative(filename), line, printable(function), text, self.is_own(filename))

@@ -11,8 +11,7 @@ import inspect
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from types import CodeType, FrameType
 from typing import Any
@@ -32,24 +31,15 @@ SCOPES = ("session", "package", "module", "class", "function")
 XUNIT_FIXTURE = re.compile(r"_?(?:xunit|unittest)_(setup_\w+?|setUpClass|setUpModule)_fixture_")
 
 
-def boundaries() -> frozenset[int]:
-    """The ``id()``s of the code objects of pytest that run a test's or a fixture's function."""
-    functions = [
-        getattr(holder, name, None)
-        for holder, name in (
-            (runner, "pytest_runtest_setup"),
-            (runner, "pytest_runtest_call"),
-            (runner, "pytest_runtest_teardown"),
-            (fixtures, "pytest_fixture_setup"),
-            (fixtures, "call_fixture_func"),
-            (fixtures, "_teardown_yield_fixture"),
-            (fixtures.FixtureDef, "finish"),
-            (python, "pytest_pyfunc_call"),
-            (unittest.TestCaseFunction, "runtest"),
-        )
-    ]
-    codes = [getattr(inspect.unwrap(f), "__code__", None) for f in functions if f is not None]
-    return frozenset(id(code) for code in codes if code is not None)
+def boundaries() -> frozenset[str]:
+    """The source files of pytest that run tests and fixtures: what they call is the project's own stack."""
+    functions = (
+        runner.pytest_runtest_setup,
+        fixtures.pytest_fixture_setup,
+        python.pytest_pyfunc_call,
+        unittest.TestCaseFunction.runtest,
+    )
+    return frozenset(_code(function).co_filename for function in functions)
 
 
 class Owners:
@@ -87,9 +77,12 @@ class Owners:
 
         Those may end with this test, and close the pool that it leaked from.
         """
-        item, self._item = self._item, None
-        test = self.test
-        if item is not None and test is not None:
+        item, test = self._item, self.test
+        if item is None or test is None:
+            return
+        # A test that a marker skips is never set up, and takes no finalizer.
+        if item in item.session._setupstate.stack:  # noqa: SLF001 - there is no public way to know
+            self._item = None
             item.addfinalizer(lambda: self._on_own_end(test))
 
     def end_test(self) -> None:
@@ -108,29 +101,21 @@ class Owners:
 
     # fixtures
 
-    @contextmanager
-    def fixture_setup(
-        self, fixturedef: fixtures.FixtureDef[Any], request: pytest.FixtureRequest
-    ) -> Iterator[None]:
-        """A fixture's function runs up to its ``yield`` or ``return``."""
-        before = self.ledger.present
-        owner = self.begin_fixture(fixturedef, request)
-        try:
-            yield
-        finally:
-            self.ledger.now_present(before)
-            fixturedef.addfinalizer(partial(self._begin_teardown, owner))
-            if self.test is not None and owner.scope != "function":  # a worker that it started outlives the test
-                self.test.threads = frozenset(threading.enumerate())
-
-    def begin_fixture(self, fixturedef: fixtures.FixtureDef[Any], request: pytest.FixtureRequest) -> Owner:
-        """A fixture's set-up begins; its end is taken care of."""
+    def begin_fixture(self, fixturedef: fixtures.FixtureDef[Any], request: pytest.FixtureRequest) -> None:
+        """A fixture's function runs up to its ``yield`` or ``return``; its end is taken care of."""
         self._look_out_for_own_end()
         owner = self._fixture(fixturedef, request)
         fixturedef.addfinalizer(partial(self._end_fixture, owner))
         self.fixtures.append(owner)
         self.ledger.now_present(owner)
-        return owner
+
+    def end_setup(self, fixturedef: fixtures.FixtureDef[Any], before: Owner) -> None:
+        """A fixture's function came to its ``yield`` or ``return``; ``before`` it, that one was present."""
+        owner = self.ledger.present
+        self.ledger.now_present(before)
+        fixturedef.addfinalizer(partial(self._begin_teardown, owner))
+        if self.test is not None and owner.scope != "function":  # a worker that it started outlives the test
+            self.test.threads = frozenset(threading.enumerate())
 
     def _begin_teardown(self, owner: Owner) -> None:
         self._interrupted[owner] = self.ledger.present

@@ -1,29 +1,27 @@
-"""The hooks of pytest: each calls something with a name.
+"""The plugin as pytest knows it: options, marker, fixture, and the beginning of a run.
 
-The hooks that run for every test are registered only when a watched library is imported: a suite without a
-database pays nothing.
+A suite without a database pays for nothing more: what guards one is loaded when it is needed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from _pytest.reports import CollectErrorRepr
+from _pytest import fixtures
 
-from pytest_poolguard.fixture import PoolGuard
-from pytest_poolguard.guard import Guard
-from pytest_poolguard.marker import MARKER_HELP, marker_errors
-from pytest_poolguard.reports import json_file, summary
-from pytest_poolguard.settings import add_options, read_settings
-from pytest_poolguard.settling import Settling
-from pytest_poolguard.tally import ATTRIBUTE
+from pytest_poolguard.drivers.known import NEVER_IMPORTED
+from pytest_poolguard.settings import MARKER, MARKER_HELP, add_options, read_settings, runs_no_test
+from pytest_poolguard.standby import Standby
+
+if TYPE_CHECKING:
+    from pytest_poolguard.fixture import PoolGuard
 
 __all__ = ["poolguard"]
 
-GUARD = pytest.StashKey[Guard]()
-TEST_HOOKS = "poolguard-tests"
+STANDBY = pytest.StashKey[Standby]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,174 +30,85 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, Any, Any]:
-    start(early_config, early_config.known_args_namespace)  # conftests make pools, too
+    stand_by(early_config, early_config.known_args_namespace)  # conftests make pools, too
     return (yield)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", MARKER_HELP)
-    if GUARD not in config.stash:
-        start(config, config.option)
-    guard = config.stash.get(GUARD, None)
+    if STANDBY not in config.stash:
+        stand_by(config, config.option)
+    standby = config.stash.get(STANDBY, None)
     # xdist turns -n into dist before it configures; its workers get a workerinput.
-    if guard is not None and config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput"):
-        guard.is_controller = True
-        config.pluginmanager.register(ControllerHooks(guard), "poolguard-controller")
+    is_worker = hasattr(config, "workerinput")
+    is_xdist = is_worker or config.getoption("dist", "no") != "no"
+    if standby is not None and (is_xdist or standby.settings.json):
+        guard = standby.guard()  # somebody waits for its findings in any case
+        if is_worker:
+            guard.describe.worker = getattr(config, "workerinput")["workerid"]  # noqa: B009 - xdist puts it there
+        elif is_xdist:
+            hear_workers(config, standby)
 
 
-def start(config: pytest.Config, flags: Any) -> None:
-    """Make the run's guard and let it watch, unless it is off."""
+def stand_by(config: pytest.Config, flags: Any) -> None:
+    """Watch for libraries from now on, unless poolguard is off."""
     settings = read_settings(config, flags)
-    if settings.mode == "off" or GUARD in config.stash:
+    if settings.mode == "off" or STANDBY in config.stash:
         return
-    guard = Guard(config, settings, lambda: watch_tests(config))
-    config.stash[GUARD] = guard
-    config.add_cleanup(guard.stop)
-    config.pluginmanager.register(RunHooks(guard, config), "poolguard-run")
-    guard.start()
+    standby = config.stash[STANDBY] = Standby(config, settings)
+    config.add_cleanup(standby.stop)
+    standby.start()
 
 
-def watch_tests(config: pytest.Config) -> None:
-    """A watched library was imported: from now on every test and fixture has an owner."""
-    guard = config.stash[GUARD]
-    config.pluginmanager.register(TestHooks(guard), TEST_HOOKS)
-    guard.owners.adopt(config, guard.begin_test)
+def hear_workers(config: pytest.Config, standby: Standby) -> None:
+    """Let the controller of an xdist run hear what its workers find."""
+    from pytest_poolguard.hooks import ControllerHooks  # noqa: PLC0415 - see above
+
+    standby.guard().is_controller = True
+    config.pluginmanager.register(ControllerHooks(standby.guard()), "poolguard-controller")
 
 
 @pytest.fixture
 def poolguard(request: pytest.FixtureRequest) -> PoolGuard:
     """What this test has checked out of its pools: ``checked_out``, ``peak``, ``outstanding``."""
-    guard = request.config.stash.get(GUARD, None)
-    if guard is None:
+    from pytest_poolguard.fixture import PoolGuard  # noqa: PLC0415 - see above
+
+    standby = request.config.stash.get(STANDBY, None)
+    if standby is None:
         pytest.skip("poolguard is off in this run")
+    guard = standby.guard()
     return PoolGuard(guard.ledger, guard.owners, guard.describe)
 
 
-class RunHooks:
-    """What happens once in a run, or once for a collector."""
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    standby = collector.config.stash.get(STANDBY, None)
+    # A module that could not be imported would be imported again for a look at it.
+    if standby is not None and report.passed and MARKER in marker_names(collector, report.result):
+        from pytest_poolguard.marker import refuse_wrong_markers  # noqa: PLC0415 - see above
 
-    def __init__(self, guard: Guard, config: pytest.Config) -> None:
-        self.guard = guard
-        self.config = config
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_make_collect_report(self) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-        report = yield
-        errors = [
-            error
-            for node in report.result or ()
-            if isinstance(node, pytest.Item)
-            for error in marker_errors(node)
-        ]
-        if errors:
-            report.outcome = "failed"
-            report.longrepr = CollectErrorRepr("\n".join(errors))
-            report.result = []
-        return report
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtestloop(self) -> None:
-        # Ours must be the outermost wrappers, outside of any conftest's that is "tryfirst" too: those would
-        # see the stand-in of a call report. The one registered last is.
-        hooks = self.config.pluginmanager.unregister(name=TEST_HOOKS)
-        if hooks is not None:
-            self.config.pluginmanager.register(hooks, TEST_HOOKS)
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if not self.guard.is_controller:
-            with self.guard.shield("ending the session"):
-                self.guard.end_session()
-        output = getattr(self.config, "workeroutput", None)
-        if output is not None:
-            output[ATTRIBUTE] = self.guard.tally.to_worker_output()
-        elif self.guard.tally.fails_the_run and session.exitstatus in (
-            pytest.ExitCode.OK,
-            pytest.ExitCode.NO_TESTS_COLLECTED,
-        ):
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        if output is None and self.guard.settings.json:
-            json_file.write(self.guard.settings.json, self.guard.tally)
-
-    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        summary.write(terminalreporter, self.guard.tally, self.config.get_verbosity())
-
-    def pytest_enter_pdb(self) -> None:
-        self.guard.clock.stop()
-
-    def pytest_leave_pdb(self) -> None:
-        self.guard.clock.go()
+        with standby.guard().shield("reading the pool markers"):
+            refuse_wrong_markers(collector, report)
+    return report
 
 
-class ControllerHooks:
-    """What the controller of an xdist run hears from its workers."""
-
-    def __init__(self, guard: Guard) -> None:
-        self.guard = guard
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self.guard.tally.add_report(report)
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_testnodedown(self, node: Any) -> None:
-        self.guard.tally.add_worker(node.gateway.id, getattr(node, "workeroutput", {}).get(ATTRIBUTE))
+def marker_names(collector: pytest.Collector, collected: list[Any]) -> set[str]:
+    """The markers of a collector, of what was collected from it, and of the functions in it."""
+    names = {mark.name for node in (*collector.listchain(), *collected) for mark in node.own_markers}
+    if isinstance(collector, pytest.Module | pytest.Class):
+        for function in vars(collector.obj).values():
+            if type(function) is FunctionType or type(function).__module__ == fixtures.__name__:
+                marks = getattr(getattr(function, "__wrapped__", function), "pytestmark", ())
+                names.update(mark.name for mark in marks)
+    return names
 
 
-class TestHooks:
-    """What happens for every test and fixture."""
-
-    __test__ = False
-
-    def __init__(self, guard: Guard) -> None:
-        self.guard = guard
-        self.settling = Settling(guard)
-
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
-        try:
-            return (yield)
-        finally:
-            with self.guard.shield("finishing a test"):
-                self.settling.finish(item)
-
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, None, None]:
-        with self.guard.shield("beginning a test"):
-            self.guard.begin_test(item)
-        return (yield)
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_call(self) -> None:
-        self.guard.owners.enter("body")
-
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_teardown(self) -> Generator[None, None, None]:
-        self.guard.owners.enter("teardown")
-        try:
-            return (yield)
-        finally:
-            with self.guard.shield("ending a test"):
-                self.guard.end_test()
-
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_fixture_setup(
-        self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
-    ) -> Generator[None, object, object]:
-        with self.guard.owners.fixture_setup(fixturedef, request):
-            return (yield)
-
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_makereport(
-        self, item: pytest.Item
-    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        report = yield
-        with self.guard.shield("settling a report"):
-            return self.settling.made(item, report)
-        return report
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self.guard.deferral.saw(report)
-        if not self.guard.is_controller:
-            self.guard.tally.add_report(report)
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    standby = config.stash.get(STANDBY, None)
+    if standby is not None and standby.is_idle and not runs_no_test(config):
+        terminalreporter.write_sep("=", "poolguard")
+        terminalreporter.write_line(NEVER_IMPORTED)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import CodeType
 from typing import Any
+from weakref import ref
 
 from pytest_poolguard.origin import Origin
 
@@ -71,17 +72,33 @@ class Pool:
 class Opening:
     """One connection to a server, opened by this process: where, by whom, and the backend behind it."""
 
-    __slots__ = ("__weakref__", "at", "backend_pid", "driver", "opened", "owner", "pool", "ref", "server")
+    __slots__ = (
+        "__weakref__",
+        "at",
+        "backend_pid",
+        "driver",
+        "opened",
+        "owner",
+        "phase",
+        "pool",
+        "ref",
+        "server",
+        "thread",
+        "told",
+    )
 
-    def __init__(self, connection: object, driver: Any, opened: Origin, owner: Owner) -> None:
+    def __init__(self, connection: object, driver: Any, opened: Origin, owner: Owner, thread: Any) -> None:
         self.ref = weakref.ref(connection)
         self.driver = driver
         self.opened = opened
         self.owner = owner
+        self.phase = owner.phase
+        self.thread = thread  #: as a checkout's
         self.pool: Pool | None = None
         self.backend_pid: int | None = None
         self.server: Any = None  #: which server, as the driver names it; None where there is no real one
         self.at = time.monotonic()
+        self.told = False  #: a leak of it was reported
 
     def is_closed(self) -> bool:
         """Whether this end of the connection is closed, or gone."""
@@ -107,45 +124,42 @@ class Task:
 
 
 class Checkout:
-    """A connection taken from a pool and not yet returned."""
+    """A connection taken from a pool and not yet returned.
 
-    __slots__ = (
-        "carried",
-        "cause",
-        "closed_while_running",
-        "closed_with_pool",
-        "connection",
-        "held",
-        "key",
-        "key_of_holder",
-        "noted",
-        "origin",
-        "owner",
-        "phase",
-        "pool",
-        "since",
-        "taken_by",
-        "task",
-        "thread",
-    )
+    What most checkouts never come to have stands in the class: one is made for every connection that is taken.
+    """
+
+    task: Task | None = None  #: the task that holds it; None for code that is not asynchronous
+    returned = False
+    held = 0.0  #: seconds, once returned; measured where a limit asks for it
+    key_of_holder = False  #: taken under the holder's own process or thread id as key
+    cause: tuple[str, str] | None = None  #: a failed return: what happened, detail
+    closed_with_pool: Origin | None = None  #: where its pool was closed while it was out
+    closed_while_running = False  #: by the code that took it, not by a teardown after it
+    noted: Any = None  #: the finding it would be, made while its pool was still open
+    carried = ""  #: why it was carried over to a longer-lived owner
 
     def __init__(
-        self, pool: Pool, connection: object, origin: Origin, owner: Owner, since: float, thread: Any
+        self,
+        pool: Pool,
+        connection: object,
+        key: int,
+        stack: list[CodeType | int],
+        owner: Owner,
+        since: float,
+        thread: Any,
     ) -> None:
         self.pool = pool
-        self.connection = weakref.ref(connection)
-        self.key = id(connection)  #: where the books have it
-        self.origin = origin
+        self.connection = ref(connection)
+        self.key = key  #: where the books have it
+        self.stack = stack
         self.owner = owner  #: who answers for it; changes when it is carried over
         self.taken_by = owner
         self.phase = owner.phase
         self.since = since
         self.thread = thread  #: the holder; None for the main thread, a bare ident for a foreign thread
-        self.task: Task | None = None  #: the task that holds it; None for code that is not asynchronous
-        self.held: float | None = None  #: seconds, once returned
-        self.key_of_holder = False  #: taken under the holder's own process or thread id as key
-        self.cause: tuple[str, str] | None = None  #: a failed return: what happened, detail
-        self.closed_with_pool: Origin | None = None  #: where its pool was closed while it was out
-        self.closed_while_running = False  #: by the code that took it, not by a teardown after it
-        self.noted: Any = None  #: the finding it would be, made while its pool was still open
-        self.carried = ""  #: why it was carried over to a longer-lived owner
+
+    @property
+    def origin(self) -> Origin:
+        """The stack at which it was taken."""
+        return Origin(self.stack)

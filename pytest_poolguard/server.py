@@ -1,33 +1,44 @@
 """What ``pg_stat_activity`` says of the backends behind this process's connections.
 
-Read over connections of a moment, from a maintenance database where that is allowed: suites drop the database
-that they test. A server that can't be asked is told once, and changes nothing.
+A backend is one of ours only if its pid, its age and its absence before our first connection all say so; in
+doubt it is somebody else's. A server that can't be asked is told once, and changes nothing.
 """
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from pytest_poolguard.drivers.interface import Unaskable
 from pytest_poolguard.origin import printable
 from pytest_poolguard.records import Opening
 
-__all__ = ["Connect", "ServerWatch", "statement_shape"]
+__all__ = ["Ask", "ServerWatch", "statement_shape"]
 
-#: Opens a connection to the server that a watched connection went to; takes changes to its parameters.
-Connect = Callable[..., Any]
+#: Runs statements on a server over a connection of a moment: the server of the given DSN, else one's own, within
+#: so many seconds. Returns the last statement's rows, texts as bytes; raises Unaskable.
+Ask = Callable[[Sequence[str], str, float], list[tuple[Any, ...]]]
 
-#: Seconds to wait for a connection, and for the one statement on it.
-PATIENCE = 3
+#: Seconds that one look may take.
+PATIENCE = 3.0
+#: Seconds by which the two ends of a connection may differ about its age. Both measure a duration, so their
+#: clocks need not agree. Ours begins when the connection is there, the server's before it asks for a password,
+#: and a machine that was suspended in between has lost track: those are not judged. What this keeps apart are
+#: backends whose pids are the same by accident, on another server or behind a connection pooler.
+TOLERANCE = 10.0
 
 ACTIVITY = """
-SELECT pid, coalesce(state, ''), coalesce(application_name, ''), coalesce(query, ''),
-       coalesce(extract(epoch FROM clock_timestamp() - state_change), 0)::float8,
-       extract(epoch FROM clock_timestamp() - backend_start)::float8
-  FROM pg_stat_activity
- WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+SELECT pid, coalesce(backend_type, ''), coalesce(state, ''), coalesce(application_name, ''),
+       coalesce(query, ''), coalesce(extract(epoch FROM clock_timestamp() - state_change), 0)::float8,
+       extract(epoch FROM clock_timestamp() - backend_start)::float8,
+       extract(epoch FROM backend_start)::float8
+  FROM pg_catalog.pg_stat_activity
 """
+STATEMENTS = (f"SET statement_timeout = {PATIENCE * 1000:.0f}", ACTIVITY)
 
 LITERAL = re.compile(
     r"""
@@ -46,92 +57,131 @@ def statement_shape(sql: str) -> str:
     return shape if len(shape) <= STATEMENT_WIDTH else shape[: STATEMENT_WIDTH - 1] + "…"
 
 
+@dataclass(frozen=True)
+class _Backend:
+    """A row of pg_stat_activity. Of roles whose backends one may not see, it has little more than the pid."""
+
+    pid: int
+    kind: bytes
+    state: bytes
+    application: bytes
+    query: bytes
+    state_age: float  #: seconds
+    age: float | None  #: seconds
+    start: float | None  #: by the server's clock
+
+    def words(self) -> dict[str, str]:
+        """What a finding says of it."""
+        return {
+            "state": printable(_text(self.state)),
+            "state_seconds": f"{self.state_age:.3f}",
+            "age_seconds": f"{self.age or 0:.3f}",
+            "application": printable(_text(self.application)),
+            "statement": statement_shape(_text(self.query)),
+        }
+
+
+@dataclass
+class _Server:
+    """One server, as one role sees it."""
+
+    name: str
+    ask: Ask
+    answers: bool = True  #: it lists our connections when it is asked
+    before: frozenset[tuple[int, float | None]] = frozenset()  #: who was there before us: pid, start
+
+    def is_behind(self, opening: Opening, row: _Backend) -> bool:
+        """Whether a backend with the pid of a connection's is that connection's."""
+        was_here = (row.pid, row.start) in self.before
+        return row.kind == b"client backend" and not was_here and _fits(row, opening)
+
+
 class ServerWatch:
-    """The servers of this run, and who was connected to each before."""
+    """The servers of this run, and who was connected to each before.
+
+    ``dsn`` is asked instead of the servers that the connections went to, where it is given.
+    """
 
     def __init__(self, dsn: str, notices: list[str]) -> None:
         self._dsn = dsn
         self._notices = notices
-        self._connect: dict[Any, Connect] = {}
-        self._before: dict[Any, set[int]] = {}
-        self._mute: set[Any] = set()
+        self._servers: dict[Any, _Server] = {}
+        self._process = os.getpid()
 
-    def connected(self, opening: Opening, connect: Connect) -> None:
-        """A watched connection was opened: the first one to each server is the time to see who else is there."""
-        server = opening.server
-        if server in self._connect:
+    @property
+    def in_own_process(self) -> bool:
+        """Whether this is the process of the run: a fork of it has inherited connections that are not its."""
+        return os.getpid() == self._process
+
+    def connected(self, opening: Opening, asker: Callable[[], Ask]) -> None:
+        """A watched connection was opened: the first one to each server is the time to see who else is there.
+
+        ``asker`` makes what asks the server that it went to.
+        """
+        if opening.server in self._servers or not self.in_own_process:
             return
-        self._connect[server] = _with_dsn(connect, self._dsn) if self._dsn else connect
-        rows = self.activity(server)
-        own = {opening.backend_pid}
-        self._before[server] = {row["pid"] for row in rows or ()} - own
-
-    def activity(self, server: Any) -> list[dict[str, Any]] | None:
-        """Who is connected to a server; None if it can't be asked (which is told once)."""
-        if server in self._mute or server not in self._connect:
-            return None
-        try:
-            return _read(self._connect[server])
-        except Exception as error:
-            self._mute.add(server)
-            reason = printable(str(error).strip().partition("\n")[0]) or type(error).__name__
-            self._notices.append(f"pg_stat_activity of {_name(server)} could not be read: {reason}")
-            return None
+        server = _Server(printable(":".join(str(part) for part in opening.server[:2])), asker())
+        if self._servers.setdefault(opening.server, server) is not server:
+            return  # another thread was faster
+        rows = self._activity(server)
+        if rows is None:
+            return
+        own = rows.pop(opening.backend_pid, None)
+        server.before = frozenset((row.pid, row.start) for row in rows.values())
+        if own is None or not _fits(own, opening):
+            server.answers = False
+            self._notices.append(
+                f"{self._asked(server)} does not list a connection that was just opened to {server.name} (a "
+                "connection pooler in between, another server, or a role that may not see it): what is left open "
+                "there is not checked"
+            )
 
     def backends(self, openings: Iterable[Opening]) -> dict[Opening, dict[str, str]]:
-        """What the server says of the backends of some connections; those it does not list are gone."""
-        openings = list(openings)
+        """What the server says of the backends of some connections.
+
+        Those are left out that it does not list, that are no clients' (replication), and that may be somebody
+        else's.
+        """
         found: dict[Opening, dict[str, str]] = {}
-        for server in dict.fromkeys(opening.server for opening in openings):
-            rows = {row["pid"]: row for row in self.activity(server) or ()}
-            for opening in openings:
-                if opening.server == server and opening.backend_pid in rows:
-                    found[opening] = _words(rows[opening.backend_pid])
+        by_server: dict[Any, list[Opening]] = {}
+        for opening in openings:
+            by_server.setdefault(opening.server, []).append(opening)
+        for key, those in by_server.items():
+            server = self._servers.get(key)
+            if server is None or not self.in_own_process:
+                continue
+            rows = self._activity(server) or {}
+            for opening in those:
+                row = rows.get(opening.backend_pid)
+                if row is not None and server.is_behind(opening, row):
+                    found[opening] = row.words()
         return found
 
-    def strangers(self, known: set[int]) -> list[int]:
-        """The backends that were not there before, and are none of this process's."""
-        new: list[int] = []
-        for server, before in self._before.items():
-            rows = self.activity(server) or []
-            new.extend(row["pid"] for row in rows if row["pid"] not in before | known)
-        return new
+    def _activity(self, server: _Server) -> dict[int | None, _Backend] | None:
+        """Who is connected to a server, by pid; None if it can't be asked, which is told once."""
+        if not server.answers:
+            return None
+        try:
+            rows = server.ask(STATEMENTS, self._dsn, PATIENCE)
+            return {row[0]: _Backend(*row) for row in rows}
+        except Exception as error:
+            server.answers = False
+            # Other texts than the driver's own may hold a password.
+            reason = str(error) if isinstance(error, Unaskable) else type(error).__name__
+            self._notices.append(
+                f"pg_stat_activity of {self._asked(server)} could not be read: {reason}; "
+                "what is left open there is not checked"
+            )
+            return None
+
+    def _asked(self, server: _Server) -> str:
+        return "the server of poolguard_dsn" if self._dsn else server.name
 
 
-def _with_dsn(connect: Connect, dsn: str) -> Connect:
-    def to_dsn(**changes: Any) -> Any:
-        function = getattr(connect, "func", connect)
-        return function(dsn, **changes)
-
-    return to_dsn
+def _fits(row: _Backend, opening: Opening) -> bool:
+    age = time.monotonic() - opening.at
+    return row.age is not None and abs(row.age - age) <= TOLERANCE
 
 
-def _read(connect: Connect) -> list[dict[str, Any]]:
-    options = {"connect_timeout": PATIENCE, "application_name": "pytest-poolguard"}
-    try:
-        connection = connect(dbname="postgres", **options)
-    except Exception:  # no such database, or no right to it
-        connection = connect(**options)
-    try:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            cursor.execute(f"SET statement_timeout = '{PATIENCE}s'")
-            cursor.execute(ACTIVITY)
-            names = ("pid", "state", "application", "query", "state_age", "age")
-            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-    finally:
-        connection.close()
-
-
-def _words(row: dict[str, Any]) -> dict[str, str]:
-    return {
-        "state": printable(row["state"]),
-        "state_seconds": f"{row['state_age']:.3f}",
-        "age_seconds": f"{row['age']:.3f}",
-        "application": printable(row["application"]),
-        "statement": statement_shape(row["query"]),
-    }
-
-
-def _name(server: Any) -> str:
-    return printable(":".join(str(part) for part in server)) if isinstance(server, tuple) else "the server"
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
-__all__ = ["OPTIONS", "Option", "Settings", "add_options", "read_settings"]
+__all__ = [
+    "MARKER",
+    "MARKER_HELP",
+    "OPTIONS",
+    "Option",
+    "Settings",
+    "add_options",
+    "read_settings",
+    "runs_no_test",
+]
 
 MODES = ("fail", "warn", "off")
 SERVER = ("session", "off")
@@ -34,8 +42,22 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-@dataclass(frozen=True)
-class Option:
+def _file(text: str) -> str:
+    """A file that can be written, by its full name: tests change the working directory."""
+    if not text:
+        return ""
+    path = os.path.abspath(text)
+    if os.path.isdir(path):
+        raise ValueError(f"{text!r} is a folder, a file is wanted")
+    folder = os.path.dirname(path)
+    while not os.path.exists(folder):  # it is made when the file is written
+        folder = os.path.dirname(folder)
+    if not (os.path.isdir(folder) and os.access(folder, os.W_OK)):
+        raise ValueError(f"{text!r} can't be written: {folder!r} is not a folder that this user may write to")
+    return path
+
+
+class Option(NamedTuple):
     """One option: ``name`` is the ini key, and with dashes the flag."""
 
     name: str
@@ -84,16 +106,27 @@ OPTIONS = (
     ),
     Option(
         "poolguard_json",
-        str,
+        _file,
         "",
-        "write the findings to this file, as JSON",
+        "write the findings to this file, as JSON; folders that are missing are made",
         "FILE",
     ),
 )
 
 
-@dataclass(frozen=True)
-class Settings:
+MARKER = "pool"
+MARKER_HELP = (
+    "pool(max=None, timeout=None, hold=None, leaks=None, reason=None): limits for the connection pools during "
+    "the test. max: connections that each pool hands out at once; timeout: seconds that taking one may block; "
+    "hold: seconds that one may be out; leaks: how many connections the test is expected to leak, or 'any', "
+    "with a reason. (pytest-poolguard)"
+)
+
+#: Options with which pytest runs no test.
+SHOWING = ("collectonly", "showfixtures", "show_fixtures_per_test")
+
+
+class Settings(NamedTuple):
     """The options in force."""
 
     mode: str
@@ -131,12 +164,17 @@ def _value(option: Option, config: pytest.Config, flags: Any) -> Any:
     sources = (
         (option.flag, getattr(flags, option.name, None)),
         (f"ini key {option.name}", config.getini(option.name)),
-        (f"environment variable {option.env}", os.environ.get(option.env) if option.env else None),
+        (f"environment variable {option.env}", (os.environ.get(option.env) or None) if option.env else None),
     )
     for source, text in sources:
-        if text:
+        if text is not None:
             try:
                 return option.parse(str(text))
             except ValueError as error:
                 raise pytest.UsageError(f"poolguard: {source}: {error}") from None
     return option.default
+
+
+def runs_no_test(config: pytest.Config) -> bool:
+    """Whether pytest only shows something."""
+    return any(config.getoption(name, False) for name in SHOWING)

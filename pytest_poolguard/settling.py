@@ -49,16 +49,18 @@ class Settling:
         guard = self._guard
         held = guard.deferral.report
         bearer = held or teardown
-        verdict = decide(
-            guard.take_findings(),
-            guard.expected,
-            mode=guard.settings.mode,
-            may_fail=self._status in ("passed", "failed"),
-        )
-        if bearer is not None and (verdict.findings or verdict.fails):
-            told = self._tell(item, bearer, verdict, item.config.get_verbosity())
-            guard.tally.carry(bearer, verdict.findings, told=told)
-        guard.deferral.release(item)
+        try:
+            verdict = decide(
+                guard.take_findings(),
+                guard.expected,
+                mode=guard.settings.mode,
+                may_fail=self._status in ("passed", "failed"),
+            )
+            if bearer is not None and (verdict.findings or verdict.fails):
+                told = self._tell(item, bearer, verdict, item.config.get_verbosity())
+                guard.tally.carry(bearer, verdict.findings, told=told)
+        finally:
+            guard.deferral.release(item)
 
     def _tell(self, item: pytest.Item, bearer: pytest.TestReport, verdict: Verdict, verbosity: int) -> bool:
         """Put a verdict into words where they belong; whether pytest will print them."""
@@ -66,9 +68,14 @@ class Settling:
         if verdict.unmet:
             text = "\n\n".join(part for part in (verdict.unmet, blocks(verdict.findings, verbosity)) if part)
         if verdict.fails and self._status == "passed" and bearer.passed:
-            fail(item, bearer, text, verdict.headline)
+            fail(item, bearer, text, verdict.headline, _where(item, verdict))
             return True
         if bearer.failed or self._failed_in == "call":
             bearer.sections.append((SECTION, text))
             return True
         return False
+
+
+def _where(item: pytest.Item, verdict: Verdict) -> tuple[str, int] | None:
+    place = verdict.place
+    return (str(item.config.rootpath / place.file), place.line) if place is not None else None

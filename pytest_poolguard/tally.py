@@ -25,8 +25,8 @@ class Tally:
     outside: list[Finding] = field(default_factory=list)  #: those that no test's report carries
     pools: int = 0
     taken: int = 0
-    libraries: list[str] = field(default_factory=list)  #: those that are watched for
     patched: list[str] = field(default_factory=list)  #: libraries that were imported, with their versions
+    unwatched: list[str] = field(default_factory=list)  #: libraries that were imported, and why nobody watches
     open_pools: list[tuple[Place | None, int]] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
@@ -62,6 +62,7 @@ class Tally:
             "pools": self.pools,
             "taken": self.taken,
             "patched": self.patched,
+            "unwatched": self.unwatched,
             "open_pools": [
                 [place and [place.file, place.line, place.function, place.text, place.own], count]
                 for place, count in self.open_pools
@@ -79,6 +80,6 @@ class Tally:
         self.pools += plain["pools"]
         self.taken += plain["taken"]
         self.open_pools += [(place and Place(*place), count) for place, count in plain["open_pools"]]
-        for told in ("patched", "notices", "faults"):
+        for told in ("patched", "unwatched", "notices", "faults"):
             mine = getattr(self, told)
             mine += [text for text in plain[told] if text not in mine]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from pytest_poolguard.findings import CHECKED_OUT, EXPECTED, FAILED, WARNED, Finding, connections, headline
 from pytest_poolguard.marker import Expectations
+from pytest_poolguard.origin import Place, printable
 
 __all__ = ["Verdict", "decide"]
 
@@ -18,6 +19,11 @@ class Verdict:
     findings: list[Finding] = field(default_factory=list)
     fails: bool = False
     unmet: str = ""  #: how a strict expectation was missed
+
+    @property
+    def place(self) -> Place | None:
+        """The line to look at first: that of the first finding which fails the test."""
+        return next((f.called_from or f.acquired for f in self.findings if f.verdict == FAILED), None)
 
     @property
     def headline(self) -> str:
@@ -42,7 +48,7 @@ def decide(findings: Iterable[Finding], expected: Expectations, *, mode: str, ma
             finding.verdict = EXPECTED
     elif expected.leaks is not None:
         verdict.unmet = (
-            f"{connections(expected.leaks)} expected to leak ({expected.reason}), but "
+            f"{connections(expected.leaks)} expected to leak ({printable(expected.reason)}), but "
             f"{'none' if not own else len(own)} did"
         )
     failed = any(finding.verdict == FAILED for finding in verdict.findings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import tempfile
@@ -13,11 +14,14 @@ from typing import Any
 # Before pytester takes its snapshot of sys.modules: a C extension can't be imported anew for every inner run.
 import psycopg2.pool
 import pytest
+from relay import Relay
 
 pytest_plugins = ["pytester"]
 
-#: Every inner run's own.
-INI = "[pytest]\nasyncio_default_fixture_loop_scope = function\n"
+#: Every inner run's own. pytest-asyncio says something about the loop's scope, where it knows of one.
+INI = "[pytest]\n"
+if tuple(map(int, importlib.metadata.version("pytest-asyncio").split(".")[:2])) >= (0, 24):
+    INI += "asyncio_default_fixture_loop_scope = function\n"
 
 HEADER = """
 import os, threading, time
@@ -137,6 +141,14 @@ def suite(pytester: pytest.Pytester, dsn: str, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("SUITE_DSN", dsn)
     pytester.makeini(INI)
     return Suite(pytester)
+
+
+@pytest.fixture
+def relay(dsn: str) -> Iterator[Relay]:
+    """The server over TCP, with an ear on the line."""
+    relay = Relay(dsn)
+    yield relay
+    relay.close()
 
 
 @pytest.fixture(params=[(), ("-n2",)], ids=["plain", "xdist"])

@@ -145,7 +145,7 @@ def test_drops(store):
 def test_after(): pass
 """
     )
-    run.assert_outcomes(passed=3)
+    run.assert_outcomes(passed=3, errors=1)
     assert run.result.ret == 1
     assert run.blamed == ["test_takes"]
 
@@ -174,6 +174,27 @@ def test_one_connection_that_a_module_keeps_for_all_tests_fails_nothing_and_is_t
     run.assert_outcomes(passed=3)
     assert run.result.ret == 0
     assert [(f["verdict"], f["note"]) for f in run.findings] == [("warned", "module test_suite holds it")]
+
+
+def test_connections_that_a_module_keeps_from_different_places_fail_nothing(suite):
+    run = suite.run(
+        """
+reader = writer = None
+
+def test_one(pool):
+    global reader
+    reader = pool.getconn()
+
+def test_two(pool):
+    global writer
+    writer = pool.getconn()
+
+def test_three(pool):
+    pool.getconn(key=os.getpid())
+"""
+    )
+    run.assert_outcomes(passed=3)
+    assert [f["verdict"] for f in run.findings] == ["warned"] * 3
 
 
 def test_a_module_that_collects_one_connection_after_the_other_leaks(suite):
@@ -477,3 +498,22 @@ def test_close_most():
     run.assert_silent(passed=13)
     assert run.text.count("still open at the end") == 1
     assert "3 connections idle in 3 pools still open at the end, made at test_suite.py:" in run.text
+
+
+def test_tests_that_are_never_set_up_are_silent(suite, processes):
+    suite.run(
+        """
+@pytest.mark.skip(reason="not today")
+def test_skipped(pool): pass
+
+@pytest.mark.skipif(True, reason="not here")
+def test_skipped_too(): pass
+
+@pytest.mark.xfail(run=False)
+def test_not_run(): pass
+
+def test_runs(pool):
+    pool.putconn(pool.getconn())
+""",
+        *processes,
+    ).assert_silent(passed=1, skipped=2, xfailed=1)

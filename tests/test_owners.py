@@ -271,7 +271,7 @@ def conn(request, pool):
 def test_it(conn): pass
 """
     )
-    run.assert_outcomes(passed=2)
+    run.assert_outcomes(passed=2, errors=1)
     assert run.result.ret == 1
     assert run.findings[0]["owner"]["name"] == "conn"
     assert run.blamed == ["test_it[leaks]"]
@@ -349,7 +349,7 @@ def test_one(): pass
 def test_two(): RETURN
 """
     run = suite.run(source.replace("RETURN", "pass"), *processes)
-    run.assert_outcomes(passed=2)
+    run.assert_outcomes(passed=2, errors=1)
     assert run.result.ret == 1
     assert {f["owner"]["kind"] for f in run.findings} == {"session"}
     assert "outside any test" in run.text

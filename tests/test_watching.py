@@ -321,7 +321,7 @@ def test_it():
         subprocess=True,
     )
     run.assert_silent(passed=1)
-    assert "seen in this run: none of psycopg2, psycopg_pool was imported" in run.text
+    assert "poolguard: no connection pool was seen in this run: none of psycopg2" in run.text
 
 
 def test_a_first_import_in_the_test_body_is_watched_from_there_on(suite, processes):

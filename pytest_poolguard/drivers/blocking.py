@@ -12,11 +12,12 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import CodeType
 from typing import Any
 
-from pytest_poolguard.drivers import Watch
+from pytest_poolguard.drivers.interface import Watch
 from pytest_poolguard.drivers.patching import Patches
-from pytest_poolguard.origin import Origin, capture
+from pytest_poolguard.origin import capture
 
 __all__ = ["blocks", "bound"]
 
@@ -70,7 +71,7 @@ def _bounded(original: Callable[..., Any], error: type[Exception], watch: Watch)
             raise error("connection pool exhausted")
         checkout = watch.ledger.held_by(call.connection)
         if checkout is not None:  # it was this thread's call, whoever made it
-            checkout.origin = Origin(_inner(checkout.origin) + capture(watch.ledger.stops, 1))
+            checkout.stack = _inner(checkout.stack) + capture(watch.ledger.stops, 1)
             checkout.thread = watch.ledger.this_thread()
         if call.error is not None:
             raise call.error
@@ -80,12 +81,12 @@ def _bounded(original: Callable[..., Any], error: type[Exception], watch: Watch)
     return getconn
 
 
-def _inner(origin: Origin) -> Origin:
-    """The part of an origin that the pool's own class is, below the thread that made the call."""
-    for position, code in enumerate(origin):
+def _inner(stack: list[CodeType | int]) -> list[CodeType | int]:
+    """The part of a stack that the pool's own class is, below the thread that made the call."""
+    for position, code in enumerate(stack):
         if code is _Call._call.__code__:  # noqa: SLF001
-            return Origin(origin[:position])
-    return origin
+            return stack[:position]
+    return stack
 
 
 class _Call:

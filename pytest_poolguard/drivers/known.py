@@ -1,13 +1,27 @@
-"""Every library that is watched: a new one is a module, and a line here."""
+"""Every library that is watched: a new one is a module, named like it, and an entry here.
+
+This much is known without any of the drivers: theirs are imported when their libraries are.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+from typing import Any
 
-from pytest_poolguard.drivers import Driver, Watch
-from pytest_poolguard.drivers.psycopg2 import Psycopg2
-from pytest_poolguard.drivers.psycopg_pool import PsycopgPool
+__all__ = ["LIBRARIES", "NEVER_IMPORTED", "driver_of"]
 
-__all__ = ["DRIVERS"]
+#: For each library the class that is its driver, and the modules that it patches.
+LIBRARIES = {
+    "psycopg2": ("Psycopg2", ("psycopg2", "psycopg2.pool")),
+    "psycopg_pool": ("PsycopgPool", ("psycopg_pool.base", "psycopg_pool.pool", "psycopg_pool.pool_async")),
+}
 
-DRIVERS: tuple[Callable[[Watch], Driver], ...] = (Psycopg2, PsycopgPool)
+#: What the summary says of a run without any of them.
+NEVER_IMPORTED = (
+    f"poolguard: no connection pool was seen in this run: none of {', '.join(LIBRARIES)} was imported"
+)
+
+
+def driver_of(library: str) -> Any:
+    """The class that is a library's driver (see ``interface``)."""
+    return getattr(importlib.import_module(f"pytest_poolguard.drivers.{library}"), LIBRARIES[library][0])

@@ -16,11 +16,13 @@ from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
-from pytest_poolguard.drivers import TRANSACTION, State, Terms, Unsupported, Watch
 from pytest_poolguard.drivers.blocking import bound
+from pytest_poolguard.drivers.interface import TRANSACTION, State, Terms, Unsupported, Watch
+from pytest_poolguard.drivers.moment import ask, parameters
 from pytest_poolguard.drivers.patching import Patches, class_tree
-from pytest_poolguard.origin import capture, printable
+from pytest_poolguard.origin import Origin, capture, printable
 from pytest_poolguard.records import Checkout, Pool
+from pytest_poolguard.redaction import redacted
 
 __all__ = ["Psycopg2"]
 
@@ -31,6 +33,9 @@ TERMS = Terms(
     cure="call putconn() in a finally block",
     discard="putconn(conn, close=True)",
 )
+
+#: What ``connection.closed`` is where nobody called ``close()``; that makes it 1.
+BROKEN = 2
 
 
 class Psycopg2:
@@ -67,7 +72,7 @@ class Psycopg2:
         """What libpq knows of the connection."""
         try:
             if connection.closed:
-                return State(closed=True)
+                return State(closed=True, broken=connection.closed == BROKEN)
             info = connection.info
             return State(int(info.backend_pid), TRANSACTION[info.transaction_status])
         except Exception:  # a mock, or a connection whose server is gone
@@ -130,9 +135,9 @@ class Psycopg2:
                     opening = watch.ledger.opened(connection, driver)
                     if driver._is_real(connection):
                         opening.backend_pid = connection.info.backend_pid
-                        opening.server = (connection.info.host, connection.info.port)
-                        parameters = dict(connection.info.dsn_parameters, password=connection.info.password)
-                        watch.on_connected(opening, functools.partial(original, **parameters))
+                        # The user, too: each role sees the backends of its own.
+                        opening.server = (connection.info.host, connection.info.port, connection.info.user)
+                        watch.on_connected(opening, functools.partial(driver._asker, connection))
                 except Exception as error:
                     watch.on_fault("noting a new connection", error)
             return connection
@@ -165,7 +170,7 @@ class Psycopg2:
 
     def _watched_getconn(self, original: Callable[..., Any], module: ModuleType) -> Callable[..., Any]:
         driver, watch, ledger = self, self._watch, self._watch.ledger
-        limited = _limited(original, module)
+        limited, records = _limited(original, module), ledger.records
 
         @functools.wraps(original)
         def _getconn(self: Any, key: Any = None) -> Any:
@@ -174,9 +179,10 @@ class Psycopg2:
             connection = original(self, key) if maximum is None else limited(self, key, maximum)
             if watch.active:
                 try:
-                    checkout = ledger.check_out(
-                        ledger.pool(self) or driver._new_pool(self, made_known=False), connection
-                    )
+                    record = records.get(id(self))  # as in ledger.pool(), without the call
+                    if record is None or record.ref() is not self:
+                        record = driver._new_pool(self, made_known=False)
+                    checkout = ledger.check_out(record, connection)
                     if key is not None and checkout is not None:
                         checkout.key_of_holder = _names_the_holder(key)
                 except Exception as error:
@@ -194,10 +200,7 @@ class Psycopg2:
             checkout = None
             if watch.active:
                 try:
-                    # Before the pool has it: from then on another thread may take it again.
-                    checkout = ledger.held_by(conn)
-                    if checkout is not None and checkout.pool.ref() is self:
-                        ledger.check_in(checkout)
+                    checkout = ledger.give_back(self, conn)
                 except Exception as error:
                     watch.on_fault("noting a return", error)
             try:
@@ -232,7 +235,7 @@ class Psycopg2:
         ledger = self._watch.ledger
         label = f"{type(pool).__name__}({pool.minconn}..{pool.maxconn})"
         bound(pool, self._pool_module, self._watch, self._patches)
-        return ledger.add_pool(pool, self, label, capture(ledger.stops, 2), made_known=made_known)
+        return ledger.add_pool(pool, self, label, Origin(capture(ledger.stops, 2)), made_known=made_known)
 
     def _not_returned(self, pool: Any, conn: Any, checkout: Checkout, error: BaseException) -> None:
         """A putconn raised: the connection is still out, unless its pool is closed and nobody could take it."""
@@ -242,10 +245,14 @@ class Psycopg2:
                 return
             if own:
                 self._watch.ledger.put_back(checkout)
-            reason = printable(f"{type(error).__name__}: {error}".strip().partition("\n")[0])
+            text = str(error).strip().partition("\n")[0]
+            reason = redacted(printable(f"{type(error).__name__}: {text}" if text else type(error).__name__))
             checkout.cause = ("putconn raised", reason) if own else ("returned to another pool", "")
         except Exception as fault:
             self._watch.on_fault("noting a failed return", fault)
+
+    def _asker(self, connection: Any) -> Callable[..., list[tuple[Any, ...]]]:
+        return functools.partial(ask, self._psycopg2 or sys.modules[self.library], parameters(connection))
 
     def _is_real(self, connection: Any) -> bool:
         """Whether this is a live connection to a server, not a mock of one or one that is still connecting."""

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from pytest_poolguard.drivers import TRANSACTION, State, Terms, Unsupported, Watch
 from pytest_poolguard.drivers.gate import PAUSE, Gates, Way
+from pytest_poolguard.drivers.interface import TRANSACTION, State, Terms, Unsupported, Watch
 from pytest_poolguard.drivers.patching import Patches, class_tree
-from pytest_poolguard.origin import capture, printable
+from pytest_poolguard.origin import Origin, capture, printable
 from pytest_poolguard.records import Checkout, Limits, Pool, Task
 
 __all__ = ["PsycopgPool"]
@@ -269,16 +269,14 @@ class PsycopgPool:
     def _new_pool(self, pool: Any, *, made_known: bool) -> Pool:
         ledger = self._watch.ledger
         label = f"{type(pool).__name__}({pool.min_size}..{pool.max_size or ''})"
-        return ledger.add_pool(pool, self, label, capture(ledger.stops, 2), made_known=made_known)
+        return ledger.add_pool(pool, self, label, Origin(capture(ledger.stops, 2)), made_known=made_known)
 
     def _returns(self, pool: Any, conn: Any) -> Checkout | None:
-        """Note a return before the pool has the connection: from then on somebody else may take it."""
+        """Note a return."""
         checkout = None
         if self._watch.active:
             try:
-                checkout = self._watch.ledger.held_by(conn)
-                if checkout is not None and checkout.pool.ref() is pool:
-                    self._watch.ledger.check_in(checkout)
+                checkout = self._watch.ledger.give_back(pool, conn)
             except Exception as error:
                 self._watch.on_fault("noting a return", error)
         return checkout

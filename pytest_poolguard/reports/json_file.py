@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import tempfile
 from typing import Any
 
+from pytest_poolguard.redaction import redacted
 from pytest_poolguard.tally import Tally
 
 __all__ = ["as_json", "write"]
@@ -23,15 +24,26 @@ def as_json(tally: Tally) -> dict[str, Any]:
         "pools": tally.pools,
         "checkouts": tally.taken,
         "findings": [finding.to_dict() for finding in tally.findings],
-        "notices": tally.notices,
-        "faults": tally.faults,
+        "notices": [redacted(notice) for notice in tally.unwatched + tally.notices],
+        "faults": [redacted(fault) for fault in tally.faults],
     }
 
 
 def write(path: str, tally: Tally) -> None:
-    """Write the file whole or not at all; raises OSError where that can't be done."""
-    folder = os.path.dirname(os.path.abspath(path))
-    with tempfile.NamedTemporaryFile("w", dir=folder, delete=False, encoding="utf-8") as file:
-        json.dump(as_json(tally), file, indent=1)
-        file.write("\n")
-    os.replace(file.name, path)
+    """Write the file whole or not at all, and the folders that it needs; raises OSError where that fails."""
+    text = json.dumps(as_json(tally), indent=1) + "\n"
+    if os.path.exists(path) and not os.path.isfile(path):  # /dev/stdout, a named pipe
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+        return
+    path = os.path.realpath(path)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    unfinished = f"{path}.{os.getpid()}"
+    try:
+        with open(unfinished, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(unfinished, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.remove(unfinished)
+        raise

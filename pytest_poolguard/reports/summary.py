@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
-from pytest_poolguard.findings import CHECKED_OUT, EXPECTED, SERVER_BACKEND, WARNED, Finding, connections
+from pytest_poolguard.drivers.known import NEVER_IMPORTED
+from pytest_poolguard.failure import error
+from pytest_poolguard.findings import (
+    CHECKED_OUT,
+    EXPECTED,
+    FAILED,
+    HELD_TOO_LONG,
+    SERVER_BACKEND,
+    WARNED,
+    Finding,
+    connections,
+    headline,
+)
 from pytest_poolguard.origin import Place
+from pytest_poolguard.redaction import redacted
 from pytest_poolguard.reports.text import block, grouped
 from pytest_poolguard.tally import Tally
 
-__all__ = ["title", "write"]
+__all__ = ["count_errors", "fault", "title", "write"]
 
 #: Blocks, rows and places of open pools shown without -v.
 BLOCKS, ROWS, PLACES = 3, 15, 3
@@ -23,7 +38,7 @@ def title(tally: Tally) -> str:
         ("leak", leaks),
         ("expected leak", [f for f in tally.findings if f.verdict == EXPECTED]),
         ("connection left on the server", [f for f in tally.findings if f.kind == SERVER_BACKEND]),
-        ("held too long", [f for f in tally.findings if f.kind == "held_too_long"]),
+        ("held too long", [f for f in tally.findings if f.kind == HELD_TOO_LONG]),
     ):
         if found:
             counts.append(_count(len(found), word))
@@ -39,18 +54,34 @@ def _count(number: int, word: str) -> str:
 
 
 def write(terminal: Any, tally: Tally, verbosity: int) -> None:
-    """Write the section, if there is anything to say."""
+    """Write the section, if there is anything to say; what is left on the server has one of its own."""
     lines = _notices(tally, verbosity)
-    if not tally.findings and not lines:
-        return
+    left = _part(tally, on_server=True)
+    rest = _part(tally, on_server=False)
+    if rest.findings or (lines and not left.findings):
+        _section(terminal, rest, verbosity, () if left.findings else lines)
+    if left.findings:
+        _section(terminal, left, verbosity, lines)
+
+
+def _part(tally: Tally, *, on_server: bool) -> Tally:
+    def those(findings: list[Finding]) -> list[Finding]:
+        return [finding for finding in findings if (finding.kind == SERVER_BACKEND) is on_server]
+
+    return replace(
+        tally, findings=those(tally.findings), untold=those(tally.untold), outside=those(tally.outside)
+    )
+
+
+def _section(terminal: Any, tally: Tally, verbosity: int, lines: Iterable[str]) -> None:
     fails = tally.fails_the_run or tally.faults
     terminal.write_sep(
         "=", title(tally), **({"red": True} if fails else {"yellow": True} if tally.findings else {})
     )
     groups = grouped(tally.untold)
-    shown = groups if verbosity > 0 else groups[:BLOCKS]
+    shown = groups if verbosity > 0 else _one_of_each_site(groups)[:BLOCKS]
     for group in shown:
-        terminal.write_line(_heading(group[0]), bold=True)
+        terminal.write_line(_heading(group), bold=True)
         terminal.write_line(block(group, verbosity))
         terminal.write_line("")
     if len(shown) < len(groups):
@@ -61,13 +92,40 @@ def write(terminal: Any, tally: Tally, verbosity: int) -> None:
         terminal.write_line(line)
 
 
-def _heading(finding: Finding) -> str:
+def count_errors(terminal: Any, tally: Tally) -> None:
+    """Let pytest count as errors what fails the run and no failed test stands for.
+
+    Else its last line would be green. Only its short summary and its totals are still to come: there is no other
+    record of these errors, as pytest can't select or run again what is no test.
+    """
+    by_site: dict[tuple[str, str], list[Finding]] = {}
+    for finding in tally.outside:
+        if finding.verdict == FAILED:
+            by_site.setdefault((finding.kind, finding.site), []).append(finding)
+    for findings in by_site.values():
+        site = findings[0].acquired
+        about = findings[0].nodeid or (site.file if site is not None else "") or "poolguard"
+        terminal.stats.setdefault("error", []).append(error(about, headline(findings)))
+
+
+def _one_of_each_site(groups: list[list[Finding]]) -> list[list[Finding]]:
+    """The first group of each site: the same leak in thirty tests is told once, the table counts the others."""
+    firsts: dict[tuple[str, str], list[Finding]] = {}
+    for group in groups:
+        firsts.setdefault((group[0].kind, group[0].site), group)
+    return list(firsts.values())
+
+
+def _heading(group: list[Finding]) -> str:
+    finding = group[0]
     about = finding.nodeid or "outside any test"
     if finding.owner_kind == "fixture":
         about = f"fixture {finding.owner_name}"
     worker = f" [{finding.worker}]" if finding.worker else ""
+    others = len({(other.nodeid, other.owner_name, other.worker) for other in group}) - 1
+    more = f" and {others} more" if others else ""
     verdict = {WARNED: " (warning only)", EXPECTED: " (expected)"}.get(finding.verdict, "")
-    return f"{about}{worker}{verdict}"
+    return f"{about}{worker}{more}{verdict}"
 
 
 def _table(findings: list[Finding], verbosity: int) -> list[str]:
@@ -76,7 +134,8 @@ def _table(findings: list[Finding], verbosity: int) -> list[str]:
         rows.setdefault((finding.kind, finding.site), []).append(finding)
     ranked = sorted(rows.items(), key=lambda row: -len(row[1]))
     shown = ranked if verbosity > 0 else ranked[:ROWS]
-    lines = [" conns  tests  checked out at"]
+    took = "opened at" if findings[0].kind == SERVER_BACKEND else "checked out at"
+    lines = [f" conns  tests  {took}"]
     for (kind, site), found in shown:
         tests = len({finding.nodeid for finding in found if finding.nodeid})
         remark = _remark(kind, found)
@@ -88,9 +147,7 @@ def _table(findings: list[Finding], verbosity: int) -> list[str]:
 
 
 def _remark(kind: str, found: list[Finding]) -> str:
-    if kind == SERVER_BACKEND:
-        return "  (opened there, still open)"
-    if kind != CHECKED_OUT:
+    if kind == HELD_TOO_LONG:
         return "  (held too long)"
     verdicts = {finding.verdict for finding in found}
     if verdicts == {EXPECTED}:
@@ -100,8 +157,10 @@ def _remark(kind: str, found: list[Finding]) -> str:
 
 def _notices(tally: Tally, verbosity: int) -> list[str]:
     lines = []
-    if not tally.patched:
-        lines.append(f"poolguard: no connection pool was seen in this run: {_never_imported(tally.libraries)}")
+    if tally.unwatched:
+        lines += [f"poolguard: {redacted(text)}" for text in tally.unwatched]
+    elif not tally.patched:
+        lines.append(NEVER_IMPORTED)
     elif not tally.pools:
         were = "was" if len(tally.patched) == 1 else "were"
         lines.append(
@@ -113,15 +172,15 @@ def _notices(tally: Tally, verbosity: int) -> list[str]:
         )
     if tally.open_pools:
         lines.append(f"poolguard: {_idle(tally.open_pools, verbosity)}")
-    lines += [f"poolguard: {notice}" for notice in tally.notices]
-    lines += [f"poolguard: internal error, the results are as without it: {fault}" for fault in tally.faults]
-    return lines
+    lines += [f"poolguard: {redacted(notice)}" for notice in tally.notices]
+    shown = tally.faults if verbosity > 0 else tally.faults[:1]
+    more = f" (and {len(tally.faults) - 1} more, -v shows them)" if len(shown) < len(tally.faults) else ""
+    return lines + [fault(text) + more for text in shown]
 
 
-def _never_imported(libraries: list[str]) -> str:
-    if len(libraries) == 1:
-        return f"{libraries[0]} was never imported"
-    return f"none of {', '.join(libraries)} was imported"
+def fault(text: str) -> str:
+    """The line for an exception of our own."""
+    return f"poolguard: internal error, the results are as without it: {redacted(text)}"
 
 
 def _idle(open_pools: list[tuple[Place | None, int]], verbosity: int) -> str:
@@ -131,4 +190,5 @@ def _idle(open_pools: list[tuple[Place | None, int]], verbosity: int) -> str:
     places = list(dict.fromkeys(str(place) for place, _ in open_pools if place is not None))
     shown = places if verbosity > 0 else places[:PLACES]
     more = f" and {len(places) - len(shown)} more" if len(shown) < len(places) else ""
-    return f"{connections(idle)} idle in {pools} still open at the end, made at {', '.join(shown)}{more}"
+    where = f", made at {', '.join(shown)}{more}" if shown else ""
+    return f"{connections(idle)} idle in {pools} still open at the end{where}"

@@ -13,13 +13,19 @@ PHASES = {"setup": "set-up", "body": "body", "teardown": "teardown"}
 MINUTE = 60
 #: Frames shown without -v: so many outermost ones, so many innermost ones.
 OUTER, INNER = 2, 6
+#: Groups of findings that one test's report shows as blocks without -v, and how many more as a line each.
+BLOCKS, LINES = 2, 10
+#: Threads or tasks that a group names without -v.
+HOLDERS = 3
+#: Backends left on the server that are shown without -v, where they were all opened in one place.
+BACKENDS = 4
 
 
 def age(seconds: float) -> str:
     """A duration as a person says it."""
-    if seconds < 1:
+    if round(seconds * 1000) < 1000:  # noqa: PLR2004 - so many make a second
         return f"{seconds * 1000:.0f} ms"
-    if seconds < MINUTE:
+    if round(seconds, 1) < MINUTE:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), MINUTE)
     return f"{minutes} min {rest} s"
@@ -30,28 +36,49 @@ def grouped(findings: Iterable[Finding]) -> list[list[Finding]]:
     groups: dict[tuple[object, ...], list[Finding]] = {}
     for finding in findings:
         story = (finding.kind, finding.pool, finding.pool_made, tuple(finding.stack), finding.hint, finding.phase)
-        groups.setdefault((*story, finding.owner_kind, finding.owner_name), []).append(finding)
+        # What is left at the end of the run is one story, whichever tests it came from.
+        owner = "" if finding.kind == SERVER_BACKEND else finding.owner_name
+        groups.setdefault((*story, finding.owner_kind, owner), []).append(finding)
     return list(groups.values())
 
 
 def blocks(findings: Iterable[Finding], verbosity: int = 0) -> str:
-    """Every group of findings as a block of text."""
-    return "\n\n".join(block(group, verbosity) for group in grouped(findings))
+    """The groups of findings: the first ones as blocks of text, the others, without -v, as a line each."""
+    groups = grouped(findings)
+    if verbosity > 0:
+        return "\n\n".join(block(group, verbosity) for group in groups)
+    parts = [block(group) for group in groups[:BLOCKS]]
+    rest = groups[BLOCKS:]
+    if rest:
+        places = "1 more place" if len(rest) == 1 else f"{len(rest)} more places"
+        lines = [f"{places} in the same test (-v tells all):", "", *map(_line, rest[:LINES])]
+        if len(rest) > LINES:
+            left = sum(len(group) for group in rest[LINES:])
+            lines.append(f"    … {connections(left)} at {len(rest) - LINES} more places")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _line(group: list[Finding]) -> str:
+    """A group that gets no block of its own: how many connections, where they were taken."""
+    first = group[0]
+    late = ", held too long" if first.kind == HELD_TOO_LONG else ""
+    place = first.called_from or first.acquired
+    text = f"  {place.text}" if place is not None else ""
+    return f"    {connections(len(group))}{late}  {first.site}{text}".rstrip()
 
 
 def block(group: list[Finding], verbosity: int = 0) -> str:
     """One group: what happened, since when, where it was taken, and what to do."""
     first = group[0]
     lines = [_title(group), ""]
-    lines += ["  " + line for line in _facts(group)]
+    lines += ["  " + line for line in _facts(group, verbosity)]
     lines += ["", *_frames(first, verbosity), ""]
     lines += [f"  note: {note}" for note in dict.fromkeys(f.note for f in group) if note]
-    if first.closed_at is not None and "closed while" not in first.hint:
-        lines.append(f"  note: its pool was closed while it was out, at {first.closed_at.site}")
     if first.hint:
         lines.append(f"  hint: {first.hint}")
     if verbosity > 0 and len(group) > 1:
-        lines += ["", *(f"  {_connection(finding)}, held for {age(finding.held_seconds)}" for finding in group)]
+        lines += ["", *(f"  {_each(finding)}" for finding in group)]
     return "\n".join(lines)
 
 
@@ -77,22 +104,42 @@ def _pool(finding: Finding) -> str:
     return f"{finding.pool} {verb} at {finding.pool_made}"
 
 
-def _facts(group: list[Finding]) -> list[str]:
+def _facts(group: list[Finding], verbosity: int) -> list[str]:
     first = group[0]
     if first.kind == SERVER_BACKEND:
-        return [f"opened in {_owner(first)}", *(_backend(finding) for finding in group)]
+        return _backends(group, verbosity)
     ended = {"test": "the test ended", "fixture": "the fixture ended"}.get(first.owner_kind, "the run ended")
-    when = f"{age(first.held_seconds)} before {ended}" if first.kind == CHECKED_OUT else "and returned since"
-    if first.kind == HELD_TOO_LONG:
-        facts = [f"checked out in {_owner(first)}, by {_holder(first)}"]
-    else:
-        facts = [f"checked out in {_owner(first)}, {when}, by {_holder(first)}"]
-    if len(group) > 1:
-        facts[0] += " (the first of them)"
+    facts = [f"checked out in {_owner(first)}"]
+    if first.kind == CHECKED_OUT:
+        one = "the first " if len(group) > 1 else ""
+        facts[0] += f", {one}{age(first.held_seconds)} before {ended}"
+    facts[0] += f", by {_holders(group)}"
     if first.thread_place is not None:
         facts.append(f"that thread still runs, now at {first.thread_place.site}")
     connection = _connection(first)
-    return [*facts, connection] if connection else facts
+    if connection:
+        more = f" (the first of {len(group)}; -v tells all)" if len(group) > 1 else ""
+        facts.append(connection + more)
+    if first.closed_at is not None:
+        facts.append(f"its pool was closed while it was out, at {first.closed_at.site}")
+    return facts
+
+
+def _backends(group: list[Finding], verbosity: int) -> list[str]:
+    shown = group if verbosity > 0 else group[:BACKENDS]
+    facts = [f"opened in {_owner(group[0])}", *(_backend(finding) for finding in shown)]
+    if len(shown) < len(group):
+        facts.append(f"… {len(group) - len(shown)} more backends (-v shows them)")
+    return facts
+
+
+def _holders(group: list[Finding]) -> str:
+    kind = "task" if group[0].task else "thread"
+    names = list(dict.fromkeys(finding.task or finding.thread for finding in group))
+    if len(names) == 1:
+        return f"{kind} {names[0]}"
+    more = f" and {len(names) - HOLDERS} more" if len(names) > HOLDERS else ""
+    return f"{kind}s {', '.join(names[:HOLDERS])}{more}"
 
 
 def _owner(finding: Finding) -> str:
@@ -105,10 +152,6 @@ def _owner(finding: Finding) -> str:
     return f"the test {phase}" if phase == "body" else f"the test's {phase}"
 
 
-def _holder(finding: Finding) -> str:
-    return f"task {finding.task}" if finding.task else f"thread {finding.thread}"
-
-
 def _connection(finding: Finding) -> str:
     parts = []
     if finding.backend_pid is not None:
@@ -118,6 +161,13 @@ def _connection(finding: Finding) -> str:
     if finding.server.get("statement"):
         parts.append(f"last statement: {finding.server['statement']}")
     return ", ".join(parts)
+
+
+def _each(finding: Finding) -> str:
+    """One connection of a group, for -v."""
+    connection = _connection(finding)
+    held = f"out for {age(finding.held_seconds)}, by thread {finding.thread}"
+    return f"{connection}, {held}" if connection else held
 
 
 def _backend(finding: Finding) -> str:

@@ -1,0 +1,101 @@
+"""The watched libraries: one module each, all with the interface below; ``known`` lists them.
+
+A driver notes what its library does in the ledger and knows how to look at, and free, what it handed out.
+It knows no test framework. Nothing here imports a library: see ``imports``.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Protocol
+
+from pytest_poolguard.ledger import Ledger
+from pytest_poolguard.records import Checkout, Opening
+
+__all__ = ["TRANSACTION", "Driver", "State", "Terms", "Unaskable", "Unsupported", "Watch"]
+
+#: libpq's PGTransactionStatusType, in pg_stat_activity's words.
+TRANSACTION = ("idle", "active", "idle in transaction", "idle in a failed transaction", "unknown")
+
+
+class Unsupported(Exception):  # noqa: N818 - it is no error of the program that meets it
+    """A library lacks what its driver patches; the text says what."""
+
+
+class Unaskable(Exception):  # noqa: N818 - as above
+    """A server does not answer; the text says why, on one line and without a secret."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What a driver can tell of a connection without talking to the server."""
+
+    backend_pid: int | None = None
+    transaction: str = ""  #: "idle", "active", "idle in transaction", "idle in a failed transaction", "unknown"
+    closed: bool = False  #: by whomever, or broken
+    broken: bool = False  #: closed by no call of close(): the server or the network is gone
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a library calls the things that are done with its pools, for the words of a hint."""
+
+    take: str  #: the method that takes a connection
+    give: str  #: the method that returns it
+    close: str  #: the method that closes a pool
+    cure: str  #: what code that leaks should do: "call putconn() in a finally block"
+    discard: str  #: the call that returns a broken connection: "putconn(conn, close=True)"
+
+
+@dataclass
+class Watch:
+    """What a driver reports to, and what it is told: one for the run."""
+
+    ledger: Ledger
+    on_fault: Callable[[str, BaseException], None]
+    #: A connection was opened; with what makes a way to ask its server (see ``server.Ask``).
+    on_connected: Callable[[Opening, Callable[[], Any]], None]
+    active: bool = True
+
+
+class Driver(Protocol):
+    """One library."""
+
+    #: The library's name, as in the report.
+    library: str
+    #: References that a pool keeps to a connection while it is out.
+    pool_references: int
+
+    @property
+    def modules(self) -> Mapping[str, Callable[[ModuleType], None]]:
+        """What to do with each of the library's modules once it is imported; raises :class:`Unsupported`."""
+
+    def terms(self, pool: Any) -> Terms:
+        """The names of a pool's methods."""
+
+    def version(self) -> str:
+        """The installed version, "unknown" where it can't be told."""
+
+    def state(self, connection: Any) -> State:
+        """Look at a connection; never raises, never talks to the server."""
+
+    def is_open(self, pool: Any) -> bool:
+        """Whether a pool can still hand out connections; never raises."""
+
+    def idle(self, pool: Any) -> int:
+        """How many open connections lie idle in a pool; never raises."""
+
+    def workers(self, pool: Any) -> Iterable[threading.Thread]:
+        """The threads that a pool runs: they return nothing that a client has taken."""
+
+    def reclaim(self, checkout: Checkout) -> None:
+        """Close a leaked connection and free its slot, by the pool's own means where they work.
+
+        Called in a thread of its own, and given up after a while. The connection may be gone, and the pool, too.
+        """
+
+    def undo(self) -> None:
+        """Give the library back as it was."""

@@ -1,0 +1,67 @@
+"""Wait for a library to watch, and make the guard when there is one.
+
+A suite without a database never loads more of the plugin than this, the settings and the hooks that it takes.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_poolguard.drivers.imports import ImportWatch
+from pytest_poolguard.drivers.known import LIBRARIES
+from pytest_poolguard.settings import Settings
+
+if TYPE_CHECKING:
+    from pytest_poolguard.guard import Guard
+
+__all__ = ["Standby"]
+
+
+class Standby:
+    """Watches imports from :meth:`start` to :meth:`stop`."""
+
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        self.settings = settings
+        self._config = config
+        self._guard: Guard | None = None
+        modules = [(library, name) for library, (_, names) in LIBRARIES.items() for name in names]
+        self._imports = ImportWatch({name: partial(self._imported, library, name) for library, name in modules})
+
+    def start(self) -> None:
+        """Watch imports from now on."""
+        self._imports.install()
+
+    def stop(self) -> None:
+        """Watch no longer, and give every library back as it was."""
+        self._imports.uninstall()
+        if self._guard is not None:
+            self._guard.stop()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing has asked for the guard so far."""
+        return self._guard is None
+
+    def guard(self) -> Guard:
+        """The guard of this run, made when it is first asked for."""
+        if self._guard is None:
+            from pytest_poolguard.guard import Guard  # noqa: PLC0415 - see above
+            from pytest_poolguard.hooks import RunHooks  # noqa: PLC0415
+
+            self._guard = Guard(self._config, self.settings)
+            self._config.pluginmanager.register(RunHooks(self._guard, self._config), "poolguard-run")
+        return self._guard
+
+    def _imported(self, library: str, name: str, module: ModuleType) -> None:
+        guard = self.guard()
+        is_first = not guard.tally.patched
+        guard.imported(library, name, module)
+        if is_first and guard.tally.patched:
+            from pytest_poolguard.hooks import watch_tests  # noqa: PLC0415 - see above
+
+            with guard.shield("beginning to watch"):
+                watch_tests(self._config, guard)

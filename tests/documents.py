@@ -1,0 +1,104 @@
+"""The parts of the documents that are printed by real runs, not typed.
+
+A comment in front of a block says where it comes from: ``<!-- generated: RUN, PART -->``. RUN is a name of
+:data:`RUNS`; PART is ``all``, ``summary``, ``end``, ``report of TEST`` or ``hint of TEST``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted(
+    path
+    for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md"))
+    if not path.parent.name.startswith(".")
+)
+
+#: pytest's arguments, as a reader would type them in the folder ``examples``.
+RUNS = {
+    "shop": (),
+    "orders": ("tests/test_orders.py",),
+    "expected": ("small/test_expected.py",),
+    "hints": ("small/test_hints.py",),
+    "session": ("small/test_session.py",),
+    "no pool": ("small/test_no_pool.py",),
+}
+BLOCK = re.compile(r"^<!-- generated: ([\w ]+), ([\w ]+) -->\n```text\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+#: What differs from run to run, and what stands for it in a comparison.
+VARIES = (
+    (r"\b[\d.]+ (ms|s|min)\b", "A WHILE"),
+    (r"\bin [\d.]+s\b", "in A WHILE"),
+    (r"\bbackend pid \d+", "backend pid N"),
+    (r"\bpsycopg2 [\d.]+", "psycopg2 VERSION"),
+    (r"={3,}", "==="),
+    (r"_{3,}", "___"),
+)
+
+
+class Printer:
+    """Runs the examples under poolguard, each once, on one server."""
+
+    def __init__(self, dsn: str) -> None:
+        foreign = ("PYTEST_ADDOPTS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD", "POOLGUARD_DSN", "FORCE_COLOR", "SHOP")
+        env = {name: value for name, value in os.environ.items() if name not in foreign}
+        # As on CI: pytest cuts nothing off there.
+        self._env = env | {"POOLGUARD_TEST_DSN": dsn, "PYTHONIOENCODING": "utf-8", "COLUMNS": "80", "CI": "true"}
+        self.screen = cache(self._screen)
+
+    def _screen(self, run: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-p", "poolguard", "-p", "no:cacheprovider", *RUNS[run]],
+            cwd=ROOT / "examples",
+            env=self._env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            timeout=120,
+            check=False,
+        )
+        return done.stdout
+
+    def part(self, run: str, part: str) -> str:
+        """One part of what a run prints; raises ValueError where the run prints no such thing."""
+        screen = self.screen(run)
+        name, _, test = part.partition(" of ")
+        pattern = {
+            "all": r"^(=+ (?:FAILURES|poolguard.*?) =+\n.*)",
+            "summary": r"^(=+ poolguard.*?)^=+ (?:short test summary|\d+ passed)",
+            "end": r"^=+ short test summary info =+\n(.*)",
+            "report": rf"^_+ {test} _+\n(.+?)^(?:__|==|--)",
+            "hint": rf"^_+ {test} _+\n.+?((?:^  (?:note|hint): [^\n]+\n)+)",
+        }.get(name)
+        found = re.search(pattern, screen, re.MULTILINE | re.DOTALL) if pattern else None
+        if found is None:
+            raise ValueError(f"no {part!r} in the run {run!r}, which printed:\n{screen}")
+        if name == "all":
+            return " ".join(("$ pytest -p poolguard", *RUNS[run])) + "\n…\n" + found[1]
+        return textwrap.dedent(found[1]) if name == "hint" else found[1]
+
+
+def comparable(text: str) -> str:
+    """A text without what differs from run to run."""
+    for pattern, stands_for_it in VARIES:
+        text = re.sub(pattern, stands_for_it, text)
+    return text
+
+
+def brought_up_to_date(text: str, printer: Printer) -> str:
+    """A document with its generated blocks as they would be printed now; those that still hold stay."""
+
+    def block(found: re.Match[str]) -> str:
+        run, part, old = found.groups()
+        new = printer.part(run, part)
+        if comparable(new) == comparable(old):
+            return found[0]
+        return f"<!-- generated: {run}, {part} -->\n```text\n{new}```"
+
+    return BLOCK.sub(block, text)
