@@ -10,16 +10,18 @@ import concurrent.futures.thread
 import contextlib
 import functools
 import gc
+import inspect
+import itertools
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextvars import ContextVar
 from types import CodeType, FunctionType, MemberDescriptorType, ModuleType
 from typing import Any
 
-from pytest_poolguard.records import Checkout, Owner
+from pytest_poolguard.records import Checkout, Owner, Task
 
 __all__ = ["factory_of", "in_call_that_took_it", "is_alive", "is_referenced", "reaches", "wait"]
 
@@ -89,16 +91,23 @@ def _count_of_a_local() -> int:
     return sys.getrefcount(local) - 1
 
 
-def in_call_that_took_it(checkout: Checkout, owner: Owner) -> bool:
-    """Whether a thread that ran before the owner began is still inside the call that took the connection.
+def in_call_that_took_it(checkout: Checkout, owner: Owner, is_own: Callable[[str], bool]) -> bool:
+    """Whether a thread or task that is not the owner's is still inside the call that took the connection.
 
-    The function that the thread was started with is no such call, unless it took the connection itself: a
-    worker's loop goes on after a job of it has leaked.
+    That is a thread that ran before the owner began, or a task that somebody else started. The function that it
+    was started with is no such call, unless it took the connection itself: a worker's loop goes on after a job of
+    it has leaked. ``is_own`` tells the project's source files: calls inside a library are over by then.
     """
-    thread = checkout.thread
+    frames = [code for code, _ in checkout.origin.frames()]
+    first = next((number for number, code in enumerate(frames) if is_own(code.co_filename)), 0)
+    if checkout.task is not None:
+        return _in_task(checkout.task, frames[first:], owner)
+    return _in_thread(checkout.thread, frames[first:], owner)
+
+
+def _in_thread(thread: Any, frames: list[CodeType], owner: Owner) -> bool:
     if not isinstance(thread, threading.Thread) or not thread.is_alive() or thread not in owner.threads:
         return False
-    frames = [code for code, _ in checkout.origin.frames()]
     plumbing = [threading.__file__, concurrent.futures.thread.__file__]
     started_by = [code for code in frames if code.co_filename in plumbing]
     calls = [code for code in frames if code.co_filename not in plumbing]
@@ -110,6 +119,22 @@ def in_call_that_took_it(checkout: Checkout, owner: Owner) -> bool:
         if id(frame.f_code) in took:
             return True
         frame = frame.f_back
+    return False
+
+
+def _in_task(holder: Task, frames: list[CodeType], owner: Owner) -> bool:
+    task = holder.ref()
+    if task is None or task.done() or holder.starter is owner:
+        return False
+    calls = list(itertools.takewhile(lambda code: code.co_flags & inspect.CO_COROUTINE, frames))
+    if len(calls) > 1:
+        calls.pop()
+    took = {id(code) for code in calls}
+    waiting = task.get_coro()
+    while waiting is not None:
+        if id(getattr(waiting, "cr_code", None)) in took:
+            return True
+        waiting = getattr(waiting, "cr_await", None)
     return False
 
 

@@ -124,8 +124,9 @@ class Judge:
 
     def _heir(self, checkout: Checkout, owner: Owner) -> tuple[Owner | None, str]:
         session = self._ledger.session
-        if holders.in_call_that_took_it(checkout, owner):
-            return session, "its thread ran before the test began and still uses it"
+        if holders.in_call_that_took_it(checkout, owner, self._tree.is_own):
+            holder = "thread" if checkout.task is None else "task"
+            return session, f"its {holder} ran before the test began and still uses it"
         wider = self._owners.wider_than(owner)
         fixture = holders.factory_of(checkout, wider)
         if fixture is not None:

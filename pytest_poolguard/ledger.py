@@ -8,6 +8,7 @@ operations are atomic; each method is built from those.
 from __future__ import annotations
 
 import threading
+from contextvars import ContextVar
 from threading import get_ident
 from typing import Any
 
@@ -25,6 +26,8 @@ class Ledger:
         self.clock = clock
         self.session = session
         self.present = session  #: the owner of whatever is taken now
+        #: who was present when the running task was started: tasks inherit it
+        self.starter: ContextVar[Owner] = ContextVar("poolguard-starter", default=session)
         self.stops = stops
         self.overdue: list[Checkout] = []  #: those that were out for longer than their owner's limit
         self.pools_seen = 0
@@ -35,6 +38,11 @@ class Ledger:
         self.main_thread = threading.main_thread().ident or 0
         self._threads: dict[int, Any] = getattr(threading, "_active", {})
         self._lost = 0
+
+    def now_present(self, owner: Owner) -> None:
+        """From now on an owner answers for what is taken, and for the tasks that are started."""
+        self.present = owner
+        self.starter.set(owner)
 
     # pools and connections
 

@@ -62,14 +62,14 @@ class Owners:
         """A test's set-up begins."""
         threads = frozenset(threading.enumerate())
         self.test = Owner("test", item.name, item.nodeid, limits=limits, threads=threads)
-        self.ledger.present = self.test
+        self.ledger.now_present(self.test)
         self._item = item
 
     def enter(self, phase: str) -> None:
         """A test goes on to its "body" or "teardown"."""
         if self.test is not None:
             self.test.phase = phase
-            self.ledger.present = self.test
+            self.ledger.now_present(self.test)
             self._look_out_for_own_end()
 
     def _look_out_for_own_end(self) -> None:
@@ -88,7 +88,7 @@ class Owners:
     def end_test(self) -> None:
         """A test's teardown is over, that of its fixtures included."""
         test, self.test = self.test, None
-        self.ledger.present = self.ledger.session
+        self.ledger.now_present(self.ledger.session)
         if test is not None:
             test.finished = True
             self._on_end(test)
@@ -97,7 +97,7 @@ class Owners:
     def abandon_test(self) -> None:
         """No test runs any more; one that did not come to its teardown is not judged."""
         self.test = self._item = None
-        self.ledger.present = self.ledger.session
+        self.ledger.now_present(self.ledger.session)
 
     # fixtures
 
@@ -107,12 +107,12 @@ class Owners:
         owner = self._fixture(fixturedef, request)
         fixturedef.addfinalizer(partial(self._end_fixture, owner))
         self.fixtures.append(owner)
-        self.ledger.present = owner
+        self.ledger.now_present(owner)
 
     def end_setup(self, fixturedef: fixtures.FixtureDef[Any], before: Owner) -> None:
         """A fixture's function came to its ``yield`` or ``return``; ``before`` it, that one was present."""
         owner = self.ledger.present
-        self.ledger.present = before
+        self.ledger.now_present(before)
         fixturedef.addfinalizer(partial(self._begin_teardown, owner))
         if self.test is not None and owner.scope != "function":  # a worker that it started outlives the test
             self.test.threads = frozenset(threading.enumerate())
@@ -120,10 +120,10 @@ class Owners:
     def _begin_teardown(self, owner: Owner) -> None:
         self._interrupted[owner] = self.ledger.present
         owner.phase = "teardown"
-        self.ledger.present = owner
+        self.ledger.now_present(owner)
 
     def _end_fixture(self, owner: Owner) -> None:
-        self.ledger.present = self._interrupted.pop(owner, self.test or self.ledger.session)
+        self.ledger.now_present(self._interrupted.pop(owner, self.test or self.ledger.session))
         owner.finished = True
         self.fixtures.remove(owner)
         self._on_end(owner)

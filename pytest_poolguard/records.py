@@ -109,9 +109,10 @@ class Opening:
 class Task:
     """The asyncio task that holds a connection: never the task itself, whose frames hold everything."""
 
-    __slots__ = ("loop", "name", "ref")
+    __slots__ = ("loop", "name", "ref", "starter")
 
-    def __init__(self, task: Any) -> None:
+    def __init__(self, task: Any, starter: Owner) -> None:
+        self.starter = starter  #: who was present when it was started
         self.ref = weakref.ref(task)
         self.name = task.get_name()
         self.loop = weakref.ref(task.get_loop())

@@ -421,3 +421,77 @@ def test_leaks(pool):
     assert result.data["notices"] == [
         f"psycopg_pool {version} is not watched: psycopg_pool.pool.ConnectionPool has no getconn"
     ]
+
+
+def test_a_thread_that_ran_before_the_test_is_not_the_tests(run):
+    """It took the connection by itself, in the function that it was started with."""
+    result = run(
+        """
+@pytest.fixture(scope="module")
+def worker(pool):
+    asked, took, end = threading.Event(), threading.Event(), threading.Event()
+    def work():
+        asked.wait(20)
+        with pool.connection():
+            took.set()
+            end.wait(20)
+    thread = threading.Thread(target=work)
+    thread.start()
+    yield asked, took
+    end.set()
+    thread.join()
+
+def test_it(worker):
+    asked, took = worker
+    asked.set()
+    assert took.wait(20)
+
+def test_next(): pass
+"""
+    )
+    result.assert_silent(passed=2)
+
+
+@pytest.mark.parametrize("where", ["fixture", "test"])
+def test_a_task_is_its_starters(run, where):
+    """One that runs from before the test is silent; one that the test leaves behind is the test's."""
+    result = run(
+        f"""
+tasks = []
+
+async def work(pool, asked):
+    await asked.wait()
+    async with pool.connection():
+        await asyncio.sleep(60)
+
+def start(pool):
+    asked = asyncio.Event()
+    tasks.append(asyncio.create_task(work(pool, asked), name="worker"))
+    return asked
+
+@pytest.fixture(scope="module")
+async def asked():
+    async with AsyncConnectionPool(DSN, min_size=1, open=False) as pool:
+        yield start(pool) if "{where}" == "fixture" else pool
+        tasks[0].cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await tasks[0]
+
+async def test_it(asked):
+    if "{where}" == "test":
+        asked = start(asked)
+    asked.set()
+    await asyncio.sleep(0.2)
+
+async def test_next(asked): pass
+""",
+        *ASYNC,
+        "-oasyncio_default_test_loop_scope=module",
+        "-oasyncio_default_fixture_loop_scope=module",
+    )
+    if where == "fixture":
+        result.assert_silent(passed=2)
+    else:
+        result.assert_outcomes(passed=1, failed=1)
+        assert result.blamed == ["test_it"]
+        assert result.findings[0]["task"] == "worker"

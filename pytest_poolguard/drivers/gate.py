@@ -25,6 +25,8 @@ class Gates:
     """
 
     def __init__(self, ledger: Ledger, size: str) -> None:
+        self.raised: weakref.WeakSet[Any] = weakref.WeakSet()  #: pools that may have grown for a marker's sake
+        self.any_raised = False
         self._ledger = ledger
         self._size = size
         self._gates: weakref.WeakKeyDictionary[Pool, _Gate] = weakref.WeakKeyDictionary()
@@ -33,13 +35,13 @@ class Gates:
         """The way to a connection of a pool, for one who would wait ``timeout`` seconds without a marker."""
         gate = None
         if limits.max is not None and record is not None:
-            gate = self._gates.setdefault(record, _Gate(self._ledger, self._size))
+            gate = self._gates.setdefault(record, _Gate(self, self._ledger, self._size))
         return Way(pool, gate, limits, timeout, error)
 
-    def let_it_grow(self, record: Pool | None) -> bool:
-        """Whether a pool may have grown beyond its own size for a marker's sake."""
-        gate = self._gates.get(record) if self._gates and record is not None else None
-        return gate is not None and gate.was_raised
+    def note_raised(self, pool: Any) -> None:
+        """A pool may grow beyond its own size now."""
+        self.raised.add(pool)
+        self.any_raised = True
 
 
 class Way:
@@ -76,8 +78,8 @@ class Way:
 
 
 class _Gate:
-    def __init__(self, ledger: Ledger, size: str) -> None:
-        self.was_raised = False
+    def __init__(self, gates: Gates, ledger: Ledger, size: str) -> None:
+        self._gates = gates
         self._ledger = ledger
         self._size = size
         self._own = 0
@@ -94,7 +96,7 @@ class _Gate:
                 self._own = getattr(pool, self._size)
             self._entered += 1
             if 0 < self._own < maximum:  # 0: as many as you like
-                self.was_raised = True
+                self._gates.note_raised(pool)
                 setattr(pool, self._size, maximum)
             return True
 

@@ -13,7 +13,9 @@ import importlib.metadata
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -53,6 +55,7 @@ class PsycopgPool:
         self._putconn: dict[bool, Callable[..., Any]] = {}  #: the originals, by whether they are asynchronous
         self._module: dict[bool, ModuleType] = {}  #: likewise
         self._gates = Gates(watch.ledger, "_max_size")
+        self._reclaimed: dict[int, _Reclaimed] = {}  #: by id
 
     @property
     def modules(self) -> Mapping[str, Callable[[ModuleType], None]]:
@@ -184,7 +187,7 @@ class PsycopgPool:
     def _watched_async_getconn(self, original: Callable[..., Any], error: type[Exception]) -> Callable[..., Any]:
         driver, watch, ledger = self, self._watch, self._watch.ledger
         asyncio = sys.modules["asyncio"]  # the library has imported it
-        current_task, sleep = asyncio.current_task, asyncio.sleep
+        current_task, sleep, starter = asyncio.current_task, asyncio.sleep, ledger.starter.get
 
         @functools.wraps(original)
         async def getconn(self: Any, timeout: float | None = None) -> Any:
@@ -205,7 +208,7 @@ class PsycopgPool:
                         )
                         task = current_task()
                         if checkout is not None and task is not None:
-                            checkout.task = Task(task)
+                            checkout.task = Task(task, starter())
                     except Exception as fault:
                         watch.on_fault("noting a checkout", fault)
                 return connection
@@ -221,6 +224,8 @@ class PsycopgPool:
         @functools.wraps(original)
         def putconn(self: Any, conn: Any) -> Any:
             __tracebackhide__ = True
+            if driver._reclaimed and driver._was_handed_in(conn):
+                return None  # a late return: its holder need not notice
             checkout = driver._returns(self, conn)
             try:
                 result = original(self, conn)
@@ -228,7 +233,8 @@ class PsycopgPool:
                 if checkout is not None:
                     driver._not_returned(self, conn, checkout, error)
                 raise
-            driver._cut_down(self)
+            if driver._gates.any_raised:
+                driver._cut_down(self)
             return result
 
         return putconn
@@ -239,6 +245,8 @@ class PsycopgPool:
         @functools.wraps(original)
         async def putconn(self: Any, conn: Any) -> Any:
             __tracebackhide__ = True
+            if driver._reclaimed and driver._was_handed_in(conn):
+                return None  # a late return: its holder need not notice
             checkout = driver._returns(self, conn)
             try:
                 result = await original(self, conn)
@@ -246,7 +254,8 @@ class PsycopgPool:
                 if checkout is not None:
                     driver._not_returned(self, conn, checkout, error)
                 raise
-            driver._cut_down(self)
+            if driver._gates.any_raised:
+                driver._cut_down(self)
             return result
 
         return putconn
@@ -285,6 +294,14 @@ class PsycopgPool:
         except Exception as fault:
             self._watch.on_fault("noting a failed return", fault)
 
+    def _was_handed_in(self, conn: Any) -> bool:
+        """Whether a connection was reclaimed, and given to its pool before; from now on it was."""
+        record = self._reclaimed.get(id(conn))
+        if record is None or record.connection() is not conn:
+            return False
+        before, record.was_handed_in = record.was_handed_in, True
+        return before
+
     # limits
 
     def _way(self, pool: Any, limits: Limits, timeout: float | None, error: type[Exception]) -> Way:
@@ -294,7 +311,7 @@ class PsycopgPool:
 
     def _cut_down(self, pool: Any) -> None:
         """Take back what a pool has grown beyond its own size, for a marker's sake, and nobody uses any more."""
-        if not self._gates.let_it_grow(self._watch.ledger.pool(pool)):
+        if pool not in self._gates.raised:
             return
         extra = []
         with contextlib.nullcontext() if self._is_async(pool) else pool._lock:  # noqa: SLF001
@@ -331,17 +348,27 @@ class PsycopgPool:
         if connection is None:
             pool.run_task(self._module[False].AddConnection(pool))
             return
-        with contextlib.suppress(Exception):  # the connection's mark, below, tells
+        record = self._reclaimed[id(connection)] = _Reclaimed(weakref.ref(connection))
+        with contextlib.suppress(Exception):  # a class of its own, or a mock: if it did not come here, it was not
             pool.putconn(connection)
-        if connection._pool is pool:  # noqa: SLF001
+        if not record.was_handed_in:
+            record.was_handed_in = True
             self._putconn[False](pool, connection)
 
     def _reclaim_async(self, pool: Any, connection: Any) -> None:
         if connection is not None:
             connection.pgconn.finish()
-            connection._pool = None  # noqa: SLF001
+            self._reclaimed[id(connection)] = _Reclaimed(weakref.ref(connection), was_handed_in=True)
         if pool is not None and not pool.closed:
             pool.run_task(self._module[True].AddConnection(pool))
+
+
+@dataclass
+class _Reclaimed:
+    """A connection that was leaked, and closed by us."""
+
+    connection: weakref.ref[Any]
+    was_handed_in: bool = False  #: to its pool: that gets it once only
 
 
 def _class(module: ModuleType, name: str, *methods: str) -> Any:

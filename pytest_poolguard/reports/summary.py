@@ -162,8 +162,9 @@ def _notices(tally: Tally, verbosity: int) -> list[str]:
     elif not tally.patched:
         lines.append(NEVER_IMPORTED)
     elif not tally.pools:
+        were = "was" if len(tally.patched) == 1 else "were"
         lines.append(
-            f"poolguard: no connection pool was seen in this run ({', '.join(tally.patched)} was imported)"
+            f"poolguard: no connection pool was seen in this run ({', '.join(tally.patched)} {were} imported)"
         )
     elif verbosity > 0:
         lines.append(

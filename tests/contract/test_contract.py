@@ -301,6 +301,29 @@ kept, pids = [], []
     assert result.blamed == ["test_leaks"]
 
 
+def test_a_return_that_comes_after_the_report_disturbs_nobody(run, lib):
+    result = run(
+        f"""
+kept = []
+
+{lib.define} test_leaks(pool):
+    kept.append([[[[[{lib.take}]]]]])
+
+{lib.define} test_late(pool):
+    conn = kept[0][0][0][0][0][0]
+    with contextlib.suppress(psycopg2.pool.PoolError):  # it knows those only that are out
+        {lib.give}
+    conn = {lib.take}
+    with pytest.raises({lib.exhausted}):
+        {lib.take_soon}
+    {lib.give}
+""",
+        size=1,
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    assert result.blamed == ["test_leaks"]
+
+
 def test_warn_reclaims_nothing(run, lib):
     result = run(
         f"""
