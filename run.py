@@ -67,7 +67,10 @@ def run(python: Path, module: str, *arguments: str, cwd: Path = CHECKOUT, **vari
     }
     variables |= {name: str(workplace() / file) for name, file in caches.items()}
     command = [str(python), "-m", module, *arguments]
-    return subprocess.run(command, cwd=cwd, env=os.environ | variables, check=False).returncode
+    environ = os.environ | variables
+    # Plugins would be rewritten and compiled again for every run of pytest inside of a test.
+    environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    return subprocess.run(command, cwd=cwd, env=environ, check=False).returncode
 
 
 def example(*arguments: str) -> int:
