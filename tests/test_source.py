@@ -9,8 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from pytest_poolguard.drivers.psycopg2 import TERMS
 from pytest_poolguard.hints import Hints
-from pytest_poolguard.origin import SourceTree, capture
+from pytest_poolguard.origin import Origin, SourceTree, capture
 from pytest_poolguard.source import Source, calls, read
 
 
@@ -148,12 +149,12 @@ def test_what_is_no_python_is_not_read(tmp_path):
 def test_code_whose_file_is_not_python_gets_the_hint_that_claims_least(tmp_path):
     page = tmp_path / "page.html"
     page.write_text("\n{{ pool.getconn() }} {% end %}\n")
-    found = {"capture": lambda: capture(frozenset(), 1)}
+    found = {"capture": lambda: Origin(capture(frozenset(), 1))}
     exec(compile("\ndef page():\n    return capture()\norigin = page()", str(page), "exec"), found)
     checkout = SimpleNamespace(
         origin=found["origin"], cause=None, closed_while_running=False, closed_with_pool=None
     )
-    hints = Hints(SourceTree(str(tmp_path)))
+    hints = Hints(SourceTree(str(tmp_path)), TERMS)
     keeper = hints.keeper(checkout)
     assert (keeper.function, keeper.name) == (None, "page")
     assert hints.hint(checkout, keeper, connection_closed=False, broken=False) == (
@@ -163,12 +164,12 @@ def test_code_whose_file_is_not_python_gets_the_hint_that_claims_least(tmp_path)
 
 def test_where_no_code_of_the_project_took_it_nobody_is_accused(tmp_path):
     checkout = SimpleNamespace(
-        origin=capture(frozenset({id(sys._getframe(1).f_code)}), 0),
+        origin=Origin(capture(frozenset({sys._getframe(1).f_code.co_filename}), 0)),
         cause=None,
         closed_while_running=False,
         closed_with_pool=None,
     )
-    hints = Hints(SourceTree(str(tmp_path), (__file__.rpartition("/")[0],)))
+    hints = Hints(SourceTree(str(tmp_path), (__file__.rpartition("/")[0],)), TERMS)
     assert hints.keeper(checkout) is None
     assert hints.hint(checkout, None, connection_closed=False, broken=False) == (
         "call putconn() in a finally block"

@@ -125,7 +125,7 @@ def test_a_run_that_never_imported_psycopg2_says_so(suite):
 
 
 def test_a_run_that_imported_psycopg2_and_used_no_pool_says_so(suite):
-    run = suite.run("import psycopg2\ndef test_it(): pass\n", header="")
+    run = suite.run("import psycopg2\ndef test_it(): pass\n", header="", subprocess=True)
     assert re.search(
         r"^poolguard: no connection pool was seen in this run \(psycopg2 2\.\S+ was imported\)$",
         run.text,
