@@ -27,7 +27,7 @@ from pytest_poolguard.leftovers import Leftovers
 from pytest_poolguard.marker import Expectations, expectations
 from pytest_poolguard.origin import SourceTree, printable
 from pytest_poolguard.owners import Owners, boundaries
-from pytest_poolguard.records import Opening, Owner
+from pytest_poolguard.records import Limits, Opening, Owner
 from pytest_poolguard.server import Ask, ServerWatch
 from pytest_poolguard.settings import Settings
 from pytest_poolguard.tally import Tally
@@ -46,7 +46,8 @@ class Guard:
         self.deferral = Deferral()
         self.expected = Expectations()
         self.found: list[Finding] = []  #: of the present test, not yet settled
-        self.ledger = Ledger(self.clock, Owner("session", "session", phase=""), boundaries())
+        limits = Limits(timeout=settings.timeout)
+        self.ledger = Ledger(self.clock, Owner("session", "session", limits=limits, phase=""), boundaries())
         self.owners = Owners(self.ledger, self._owner_ended, self._test_ends)
         folded = (os.path.dirname(pytest.__file__), os.path.dirname(__file__))
         self._tree = tree = SourceTree(str(config.rootpath), folded)
@@ -62,7 +63,7 @@ class Guard:
         )
         self.leftovers = Leftovers(self.ledger, tree)
         self.server = ServerWatch(settings.dsn, self.tally.notices) if settings.server != "off" else None
-        self.watch = Watch(self.ledger, self.lose_the_books, self._connected)
+        self.watch = Watch(self.ledger, self.lose_the_books, self._connected, settings.dialects)
         self._drivers: dict[str, Driver] = {}
 
     # watching
@@ -128,7 +129,7 @@ class Guard:
         self.found = []
         self.ledger.overdue = []
         self.expected = expectations(item)
-        self.owners.begin_test(item, self.expected.limits)
+        self.owners.begin_test(item, self.expected.limits(self.settings.timeout))
 
     def end_test(self) -> None:
         """A test's teardown is over."""

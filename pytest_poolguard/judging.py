@@ -67,14 +67,15 @@ class Judge:
     def dropped(self) -> list[Finding]:
         """The leaks among the connections that were carried over for the sake of a holder that let go of them."""
         owners = [self._ledger.session, *self._owners.fixtures]
-        carried = [c for owner in owners for c in self._ledger.outstanding(owner) if c.carried]
+        carried = [c for owner in owners for c in self._ledger.outstanding(owner) if c.carried or c.serves]
+        carried = [c for c in carried if not _serves(c)]
         return self._tell(c for c in carried if not c.key_of_holder and not holders.is_referenced(c))
 
     def end_session(self) -> list[Finding]:
         """What is out at the end of the run. Whatever somebody holds on purpose is told, and fails nothing."""
         session = self._ledger.session
-        self._wait(self._ledger.outstanding(session))
-        outstanding = self._ledger.outstanding(session)
+        self._wait([c for c in self._ledger.outstanding(session) if not _serves(c)])
+        outstanding = [c for c in self._ledger.outstanding(session) if not _serves(c)]
         findings = self._tell(c for c in outstanding if not c.carried)
         kept = self._tell(c for c in outstanding if c.carried)
         for finding in kept:
@@ -179,3 +180,8 @@ class Judge:
         thread = threading.Thread(target=reclaim, name="poolguard-reclaim", daemon=True)
         thread.start()
         thread.join(RECLAIM_LIMIT)
+
+
+def _serves(checkout: Checkout) -> bool:
+    """Whether a pool on top of its pool has it, and can hand it out."""
+    return checkout.serves is not None and checkout.serves.is_open()

@@ -156,6 +156,16 @@ class Ledger:
         checkout.carried = reason
         checkout.noted = None
 
+    def serve(self, connection: object, outer: Pool) -> None:
+        """A pool on top of a pool has taken a connection, for itself: whoever takes it from there holds it."""
+        opening = self.opening(connection)
+        if opening is not None and opening.pool is None:
+            opening.pool = outer
+        checkout = self.held_by(connection)
+        if checkout is not None and checkout.pool is not outer:
+            self.carry(checkout, self.session, "")
+            checkout.serves = outer
+
     def settle(self, checkout: Checkout) -> None:
         """A leak was reported: nobody answers for it any longer."""
         self._out.pop(checkout.key, None)

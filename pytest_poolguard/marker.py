@@ -29,10 +29,9 @@ class Expectations:
     leaks: int | Literal["any"] | None = None
     reason: str = ""
 
-    @property
-    def limits(self) -> Limits:
-        """What holds while the test runs."""
-        return Limits(self.max, self.timeout, self.hold)
+    def limits(self, timeout: float | None) -> Limits:
+        """What holds while the test runs; ``timeout`` where the marker has none."""
+        return Limits(self.max, timeout if self.timeout is None else self.timeout, self.hold)
 
 
 def expectations(item: pytest.Item) -> Expectations:

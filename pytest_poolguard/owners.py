@@ -143,7 +143,9 @@ class Owners:
             xunit[1] if xunit else fixturedef.argname,
             nodeid=self.test.nodeid if self.test is not None else "",
             scope=fixturedef.scope,
-            limits=self.test.limits if self.test is not None and fixturedef.scope == "function" else Limits(),
+            limits=self.test.limits
+            if self.test is not None and fixturedef.scope == "function"
+            else self.ledger.session.limits,
             defined_at=f"{code.co_filename}:{code.co_firstlineno}" if code is not None and not xunit else "",
             code=code,
             value=value,

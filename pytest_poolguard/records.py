@@ -138,6 +138,7 @@ class Checkout:
     closed_while_running = False  #: by the code that took it, not by a teardown after it
     noted: Any = None  #: the finding it would be, made while its pool was still open
     carried = ""  #: why it was carried over to a longer-lived owner
+    serves: Pool | None = None  #: the pool that has it as a connection of its own: a pool on top of a pool
 
     def __init__(
         self,

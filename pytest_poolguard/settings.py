@@ -21,6 +21,7 @@ __all__ = [
 
 MODES = ("fail", "warn", "off")
 SERVER = ("session", "off")
+TOLD = ("warn", "fail", "off")
 
 
 def _one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
@@ -39,6 +40,17 @@ def _seconds(text: str) -> float:
         seconds = -1.0
     if not 0 <= seconds < float("inf"):
         raise ValueError(f"{text!r} is not a number of seconds, 0 or more")
+    return seconds
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.replace(",", " ").split())
+
+
+def _limit(text: str) -> float:
+    seconds = _seconds(text)
+    if not seconds:
+        raise ValueError(f"{text!r} is not a number of seconds greater than 0")
     return seconds
 
 
@@ -90,6 +102,37 @@ OPTIONS = (
         "SECONDS",
     ),
     Option(
+        "poolguard_timeout",
+        _limit,
+        None,
+        "seconds that taking a connection may block, in tests whose marker has no timeout (default: as long as "
+        "the pool waits)",
+        "SECONDS",
+    ),
+    Option(
+        "poolguard_connections",
+        _one_of(TOLD),
+        "warn",
+        "connections opened without a pool, and not closed when their test or fixture is finished. "
+        "warn: they are reported (default); fail: they fail the test; off: they are not looked for",
+        "{" + ",".join(TOLD) + "}",
+    ),
+    Option(
+        "poolguard_open_pools",
+        _one_of(TOLD),
+        "warn",
+        "pools that were made by a test or fixture and are still open, with connections, when it is finished. "
+        "warn: they are reported (default); fail: they fail the test; off: they are not looked for",
+        "{" + ",".join(TOLD) + "}",
+    ),
+    Option(
+        "poolguard_dialects",
+        _words,
+        ("postgresql",),
+        "the dialects of SQLAlchemy engines whose connections are watched (default: postgresql)",
+        "NAME[,NAME]",
+    ),
+    Option(
         "poolguard_server",
         _one_of(SERVER),
         "session",
@@ -131,6 +174,10 @@ class Settings(NamedTuple):
 
     mode: str
     grace: float
+    timeout: float | None
+    connections: str
+    open_pools: str
+    dialects: tuple[str, ...]
     server: str
     dsn: str
     json: str
@@ -151,13 +198,8 @@ def read_settings(config: pytest.Config, flags: Any) -> Settings:
     yet. Raises :class:`pytest.UsageError` where a value is not allowed.
     """
     values = {option.name: _value(option, config, flags) for option in OPTIONS}
-    return Settings(
-        mode=values["poolguard"],
-        grace=values["poolguard_grace"],
-        server=values["poolguard_server"],
-        dsn=values["poolguard_dsn"],
-        json=values["poolguard_json"],
-    )
+    mode = values.pop("poolguard")
+    return Settings(mode, **{name.removeprefix("poolguard_"): value for name, value in values.items()})
 
 
 def _value(option: Option, config: pytest.Config, flags: Any) -> Any:

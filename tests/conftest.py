@@ -23,6 +23,9 @@ INI = "[pytest]\n"
 if tuple(map(int, importlib.metadata.version("pytest-asyncio").split(".")[:2])) >= (0, 24):
     INI += "asyncio_default_fixture_loop_scope = function\n"
 
+#: Plugins that hardly any inner suite needs, and that take a second each time to load; ``-p`` brings one back.
+UNUSED = ("anyio", "django", "hypothesispytest", "pytest_postgresql")
+
 HEADER = """
 import os, threading, time
 import psycopg2, pytest
@@ -63,8 +66,7 @@ def dsn() -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def nobody_elses_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Inner runs see no options of the outer one."""
-    # Plugins that no inner suite needs, and that take a second each time to load.
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest -p no:pytest_postgresql")
+    monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(f"-p no:{name}" for name in UNUSED))
     for name in ("POOLGUARD_DSN", "PYTEST_DISABLE_PLUGIN_AUTOLOAD", "CI"):
         monkeypatch.delenv(name, raising=False)
 

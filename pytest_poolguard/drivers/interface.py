@@ -58,6 +58,7 @@ class Watch:
     on_fault: Callable[[str, BaseException], None]
     #: A connection was opened; with what makes a way to ask its server (see ``server.Ask``).
     on_connected: Callable[[Opening, Callable[[], Any]], None]
+    dialects: tuple[str, ...] = ("postgresql",)  #: those of SQLAlchemy's that are watched
     active: bool = True
 
 

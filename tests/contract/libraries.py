@@ -38,10 +38,19 @@ class Library:
     give: str
     close: str
     exhausted: str  #: what an exhausted pool raises
-    refused: str  #: what it raises when it is given what is not its own
     cure: str  #: part of the hint
-    take_soon: str = ""  #: takes a connection within moments or not at all
+    take_soon: str  #: takes a connection within moments or not at all
+    refused: str = ""  #: what it raises when it is given what is not its own; empty where it takes no notice
+    other_pool: str = ""  #: what the hint says of one given to another pool; empty where that can't be done
+    query: str = 'conn.cursor().execute("SELECT 1")'
+    status: str = "idle in transaction"  #: after a query
+    pid: str = "conn.info.backend_pid"
     is_async: bool = False
+
+    @property
+    def refusal(self) -> str:
+        """Begins a block in which the pool is given what is not its own."""
+        return f"pytest.raises({self.refused})" if self.refused else "contextlib.nullcontext()"
 
     @property
     def define(self) -> str:
@@ -81,6 +90,8 @@ def _psycopg_pool(pool_class: str, minimum: int, *, is_async: bool) -> Library:
         close=f"{wait}pool.close()",
         exhausted="PoolTimeout",
         refused="ValueError",
+        other_pool="putconn() of another pool",
+        query=f'{wait}conn.cursor().execute("SELECT 1")',
         cure=f"use `{'async ' * is_async}with pool.connection() as conn:`",
         is_async=is_async,
     )
@@ -98,6 +109,7 @@ LIBRARIES = (
         close="pool.closed or pool.closeall()",
         exhausted="PoolError",
         refused="PoolError",
+        other_pool="putconn() of another pool",
         cure="call putconn() in a finally block",
     ),
     _psycopg_pool("ConnectionPool", 1, is_async=False),
