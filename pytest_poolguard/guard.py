@@ -31,6 +31,7 @@ from pytest_poolguard.records import Limits, Opening, Owner
 from pytest_poolguard.server import Ask, ServerWatch
 from pytest_poolguard.settings import Settings
 from pytest_poolguard.tally import Tally
+from pytest_poolguard.unclosed import Unclosed
 
 __all__ = ["Guard"]
 
@@ -61,6 +62,15 @@ class Guard:
             reclaim=settings.mode == "fail",
             look=self._look_at_server,
         )
+        self.unclosed = Unclosed(
+            self.ledger,
+            self.owners,
+            tree,
+            self.describe,
+            connections=settings.connections,
+            pools=settings.open_pools,
+        )
+        self.test_failed = False  #: the present test, or was skipped: before its teardown
         self.leftovers = Leftovers(self.ledger, tree)
         self.server = ServerWatch(settings.dsn, self.tally.notices) if settings.server != "off" else None
         self.watch = Watch(self.ledger, self.lose_the_books, self._connected, settings.dialects)
@@ -127,6 +137,7 @@ class Guard:
     def begin_test(self, item: pytest.Item) -> None:
         """A test's set-up begins."""
         self.found = []
+        self.test_failed = False
         self.ledger.overdue = []
         self.expected = expectations(item)
         self.owners.begin_test(item, self.expected.limits(self.settings.timeout))
@@ -139,12 +150,13 @@ class Guard:
     def _test_ends(self, test: Owner) -> None:
         with self.shield("looking at a test's connections"):
             self.judge.look(test)
+            self.unclosed.look(test)
 
     def _owner_ended(self, owner: Owner) -> None:
-        if not owner.out and not self.ledger.session.out:
+        if not owner.out and not self.ledger.session.out and not self.unclosed.has_to_do(owner):
             return
         with self.shield("judging an owner"):
-            findings = self.judge.end(owner)
+            findings = self.judge.end(owner) + self.unclosed.end(owner, failed=self.test_failed)
             test = owner if owner.kind == "test" else self.owners.test
             here = test is not None and test.phase == "teardown"
             for finding in findings:
@@ -172,7 +184,8 @@ class Guard:
         """Whether a test that has passed so far could still be found at fault in its teardown."""
         out = self.ledger.outstanding()
         held = any(checkout.owner is not self.ledger.session for checkout in out)
-        return held or bool(self.ledger.overdue) or self.expected.leaks is not None
+        late = bool(self.ledger.overdue) or self.unclosed.may_fail()
+        return held or late or self.expected.leaks is not None
 
     # the session
 
@@ -184,10 +197,11 @@ class Guard:
         self.tally.notices[:] = dict.fromkeys(self.tally.notices)
         self.tally.pools = self.ledger.pools_seen
         self.tally.taken = self.ledger.taken
-        open_pools = [pool for pool in self.ledger.pools() if pool.is_open()]
+        self._find_leftovers()
+        self._found_outside(self.unclosed.end_session())
+        open_pools = [pool for pool in self.ledger.pools() if pool.is_open() and not pool.told]
         idle = [(self.describe.made(pool), pool.driver.idle(pool.ref())) for pool in open_pools]
         self.tally.open_pools = [(place, count) for place, count in idle if count]
-        self._find_leftovers()
 
     def _find_leftovers(self) -> None:
         """What this process still has open, that the server still lists."""
@@ -197,8 +211,9 @@ class Guard:
         for opening, words in self.server.backends(self.leftovers.candidates()).items():
             if opening.is_closed():  # by another thread, just now
                 continue
+            opening.told = True
             finding = self.describe.backend(opening, words, self.leftovers.reason_to_stay(opening))
-            library = self.leftovers.library(opening)
+            library = self.describe.opened_by_library(opening)
             if library:
                 kept[library, str(finding.acquired)] += 1
             else:

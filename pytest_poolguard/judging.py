@@ -129,7 +129,7 @@ class Judge:
             holder = "thread" if checkout.task is None else "task"
             return session, f"its {holder} ran before the test began and still uses it"
         wider = self._owners.wider_than(owner)
-        fixture = holders.factory_of(checkout, wider)
+        fixture = holders.factory_of(checkout.origin, wider)
         if fixture is not None:
             return fixture, f"a function that fixture {fixture.name} handed out took it"
         if holders.is_referenced(checkout):

@@ -7,6 +7,7 @@ operations are atomic; each method is built from those.
 
 from __future__ import annotations
 
+import sys
 import threading
 from contextvars import ContextVar
 from threading import get_ident
@@ -14,7 +15,7 @@ from typing import Any
 
 from pytest_poolguard.clock import Clock
 from pytest_poolguard.origin import Origin, capture
-from pytest_poolguard.records import Checkout, Opening, Owner, Pool
+from pytest_poolguard.records import Checkout, Opening, Owner, Pool, Task
 
 __all__ = ["Ledger"]
 
@@ -54,6 +55,7 @@ class Ledger:
     def add_pool(self, pool: object, driver: Any, label: str, made: Origin, *, made_known: bool) -> Pool:
         """Remember a pool; ``made`` is where it was made, or else first used."""
         record = self.records[id(pool)] = Pool(pool, driver, label, made, self.present, made_known=made_known)
+        self.present.made.append(record)
         self.pools_seen += 1
         return record
 
@@ -64,7 +66,9 @@ class Ledger:
     def opened(self, connection: object, driver: Any) -> Opening:
         """Remember a connection that was just opened, by the caller's caller."""
         opening = Opening(connection, driver, Origin(capture(self.stops, 2)), self.present, self.this_thread())
+        opening.task = self._this_task()
         self._openings[id(connection)] = opening
+        self.present.opened.append(opening)
         return opening
 
     def opening(self, connection: object) -> Opening | None:
@@ -120,6 +124,7 @@ class Ledger:
 
     def pool_closes(self, record: Pool) -> None:
         """Note that the caller's caller closes a pool, for the connections of it that are out."""
+        record.was_closed = True
         for checkout in self.outstanding():
             if checkout.pool is record:
                 checkout.closed_with_pool = Origin(capture(self.stops, 2))
@@ -138,6 +143,15 @@ class Ledger:
         ident = get_ident()
         # Not threading.current_thread(): that makes, and keeps, a dummy for a foreign thread.
         return None if ident == self.main_thread else self._threads.get(ident, ident)
+
+    def _this_task(self) -> Task | None:
+        """The running asyncio task, where somebody has imported asyncio and runs one."""
+        asyncio = sys.modules.get("asyncio")
+        try:
+            task = asyncio.current_task() if asyncio is not None else None
+        except RuntimeError:  # no loop runs here
+            return None
+        return Task(task, self.starter.get()) if task is not None else None
 
     def held_by(self, connection: object) -> Checkout | None:
         """The checkout of a connection that is out."""

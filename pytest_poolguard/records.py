@@ -44,13 +44,27 @@ class Owner:
     code: CodeType | None = None  #: a fixture's function
     value: Callable[[], object] = lambda: None  #: what a fixture returned
     out: dict[int, Checkout] = field(default_factory=dict)
+    opened: list[Opening] = field(default_factory=list)  #: connections, while it was present
+    made: list[Pool] = field(default_factory=list)  #: pools, likewise
     peak: int = 0  #: most connections out at once
 
 
 class Pool:
     """What is remembered of one pool; never the pool itself."""
 
-    __slots__ = ("__weakref__", "driver", "label", "made", "made_known", "owner", "ref", "terms")
+    __slots__ = (
+        "__weakref__",
+        "driver",
+        "label",
+        "made",
+        "made_known",
+        "owner",
+        "phase",
+        "ref",
+        "terms",
+        "told",
+        "was_closed",
+    )
 
     def __init__(
         self, pool: object, driver: Any, label: str, made: Origin, owner: Owner, *, made_known: bool
@@ -62,6 +76,9 @@ class Pool:
         self.made = made
         self.made_known = made_known  #: else ``made`` is where it was first used
         self.owner = owner
+        self.phase = owner.phase
+        self.was_closed = False  #: by somebody's call
+        self.told = False  #: it was reported that it is not closed
 
     def is_open(self) -> bool:
         """Whether the pool still exists and can hand out connections."""
@@ -83,6 +100,7 @@ class Opening:
         "pool",
         "ref",
         "server",
+        "task",
         "thread",
         "told",
     )
@@ -94,6 +112,7 @@ class Opening:
         self.owner = owner
         self.phase = owner.phase
         self.thread = thread  #: as a checkout's
+        self.task: Task | None = None  #: likewise
         self.pool: Pool | None = None
         self.backend_pid: int | None = None
         self.server: Any = None  #: which server, as the driver names it; None where there is no real one
@@ -119,8 +138,13 @@ class Task:
 
     def is_alive(self) -> bool:
         """Whether the task may go on: it is not done, and its loop runs, which then is in another thread."""
+        loop = self.loop()
+        return loop is not None and loop.is_running() and self.is_unfinished()
+
+    def is_unfinished(self) -> bool:
+        """Whether the task is not done, and may go on when its loop does."""
         task, loop = self.ref(), self.loop()
-        return task is not None and loop is not None and loop.is_running() and not task.done()
+        return task is not None and loop is not None and not loop.is_closed() and not task.done()
 
 
 class Checkout:
