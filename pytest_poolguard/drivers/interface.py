@@ -15,10 +15,7 @@ from typing import Any, Protocol
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.records import Checkout, Opening
 
-__all__ = ["TRANSACTION", "Driver", "State", "Terms", "Unaskable", "Unsupported", "Watch"]
-
-#: libpq's PGTransactionStatusType, in pg_stat_activity's words.
-TRANSACTION = ("idle", "active", "idle in transaction", "idle in a failed transaction", "unknown")
+__all__ = ["Driver", "State", "Terms", "Unaskable", "Unsupported", "Watch"]
 
 
 class Unsupported(Exception):  # noqa: N818 - it is no error of the program that meets it
