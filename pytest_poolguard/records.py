@@ -171,5 +171,6 @@ class Supply:
     """What a pool is taking or opening right now, for itself."""
 
     pool: Pool
+    outer: Supply | None  #: that of the pool that it does so for
     checkouts: list[Checkout] = field(default_factory=list)  #: from pools that it stands on
     openings: list[Opening] = field(default_factory=list)

@@ -54,7 +54,7 @@ def _supplied(watch: Watch, record: Record, client: CodeType, pool: Any) -> Iter
     before = current.get()
     if watch.active:
         try:
-            supply = Supply(record(pool))
+            supply = Supply(record(pool), before)
             current.set(supply)
         except Exception as error:
             watch.on_fault("noting that a pool connects", error)
