@@ -18,7 +18,8 @@ import pytest
 from pytest_poolguard.clock import Clock
 from pytest_poolguard.deferral import Deferral
 from pytest_poolguard.describe import Describe
-from pytest_poolguard.drivers.interface import Driver, Watch
+from pytest_poolguard.drivers.imports import is_there
+from pytest_poolguard.drivers.interface import AddedDriver, Driver, Watch
 from pytest_poolguard.drivers.known import driver_of
 from pytest_poolguard.findings import FAILED, WARNED, Finding, connections
 from pytest_poolguard.judging import Judge
@@ -73,8 +74,15 @@ class Guard:
         self.test_failed = False  #: the present test, or was skipped: before its teardown
         self.leftovers = Leftovers(self.ledger, tree)
         self.server = ServerWatch(settings.dsn, self.tally.notices) if settings.server != "off" else None
-        self.watch = Watch(self.ledger, self.lose_the_books, self._connected, settings.dialects)
+        self.watch = Watch(
+            self.ledger,
+            self.lose_the_books,
+            self._connected,
+            settings.dialects,
+            on_unwatched=self.tally.unwatched.append,
+        )
         self._drivers: dict[str, Driver] = {}
+        self.added: list[AddedDriver] = []
 
     # watching
 
@@ -87,21 +95,31 @@ class Guard:
         except Exception as error:
             self.fault(f"loading the driver of {library}", error)
             return
+        self.watch_module(driver, name, module)
+
+    def watch_module(self, driver: Driver, name: str, module: ModuleType) -> None:
+        """A module of a driver's library was imported: watch it."""
+        known = driver.library
         try:
+            known = f"{known} {driver.version()}".strip()
             driver.modules[name](module)
-            for folder in getattr(sys.modules.get(library), "__path__", ()):
+            for folder in getattr(sys.modules.get(driver.library), "__path__", ()):
                 self._tree.fold(folder)
         except Exception as error:
-            self.tally.unwatched.append(f"{library} {driver.version()} is not watched: {printable(str(error))}")
+            self.tally.unwatched.append(f"{known} is not watched: {printable(str(error))}")
             return
-        known = f"{library} {driver.version()}"
         if known not in self.tally.patched:
             self.tally.patched.append(known)
+
+    def add(self, driver: AddedDriver) -> None:
+        """Let a driver of the suite's own report to this run."""
+        driver.begin(self.watch)
+        self.added.append(driver)
 
     def stop(self) -> None:
         """Watch no longer, and give everything back as it was."""
         self.watch.active = False
-        for driver in self._drivers.values():
+        for driver in (*self._drivers.values(), *self.added):
             driver.undo()
 
     def _connected(self, opening: Opening, asker: Callable[[], Ask]) -> None:
@@ -202,6 +220,14 @@ class Guard:
         open_pools = [pool for pool in self.ledger.pools() if pool.is_open() and not pool.told]
         idle = [(self.describe.made(pool), pool.driver.idle(pool.ref())) for pool in open_pools]
         self.tally.open_pools = [(place, count) for place, count in idle if count]
+        self._find_misspelt_modules()
+
+    def _find_misspelt_modules(self) -> None:
+        """Say what was named and can't be imported: that would never be watched."""
+        for driver in self.added:
+            for name in driver.modules:
+                if name not in sys.modules and not is_there(name):
+                    self.tally.unwatched.append(f"{driver.library} is not watched: there is no module {name}")
 
     def _find_leftovers(self) -> None:
         """What this process still has open, that the server still lists."""

@@ -162,7 +162,7 @@ def _nested(code: CodeType) -> list[CodeType]:
 
 
 def only_tracebacks_keep(thing: object) -> bool:
-    """Whether nothing refers to something but an exception, or calls that have ended, which its traceback keeps."""
+    """Whether nothing refers to something but an exception, or ended calls, which its traceback keeps."""
     running = []
     for frame in sys._current_frames().values():  # noqa: SLF001 - there is no public way
         above: FrameType | None = frame

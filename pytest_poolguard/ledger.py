@@ -15,7 +15,7 @@ from typing import Any
 
 from pytest_poolguard.clock import Clock
 from pytest_poolguard.origin import Origin, capture
-from pytest_poolguard.records import Checkout, Opening, Owner, Pool, Task
+from pytest_poolguard.records import Checkout, Opening, Owner, Pool, Supply, Task
 
 __all__ = ["Ledger"]
 
@@ -29,6 +29,8 @@ class Ledger:
         self.present = session  #: the owner of whatever is taken now
         #: who was present when the running task was started: tasks inherit it
         self.starter: ContextVar[Owner] = ContextVar("poolguard-starter", default=session)
+        #: what the running code takes and opens, it does for a pool
+        self.supply: ContextVar[Supply | None] = ContextVar("poolguard-supply", default=None)
         self.stops = stops
         self.overdue: list[Checkout] = []  #: those that were out for longer than their owner's limit
         self.pools_seen = 0
@@ -69,6 +71,10 @@ class Ledger:
         opening.task = self._this_task()
         self._openings[id(connection)] = opening
         self.present.opened.append(opening)
+        supply = self.supply.get()
+        if supply is not None:
+            opening.pool = supply.pool
+            supply.openings.append(opening)
         return opening
 
     def opening(self, connection: object) -> Opening | None:
@@ -96,6 +102,9 @@ class Ledger:
         thread = None if ident == self.main_thread else self._threads.get(ident, ident)
         checkout = Checkout(pool, connection, key, capture(self.stops, 2), owner, self.clock.now(), thread)
         self._out[key] = owner.out[key] = checkout
+        supply = self.supply.get()
+        if supply is not None and supply.pool is not pool:
+            supply.checkouts.append(checkout)
         out = len(owner.out)
         if out > owner.peak:  # noqa: PLR1730 - max() costs as much again
             owner.peak = out

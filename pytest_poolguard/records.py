@@ -16,7 +16,7 @@ from weakref import ref
 
 from pytest_poolguard.origin import Origin
 
-__all__ = ["Checkout", "Limits", "Opening", "Owner", "Pool", "Task"]
+__all__ = ["Checkout", "Limits", "Opening", "Owner", "Pool", "Supply", "Task"]
 
 
 @dataclass(frozen=True)
@@ -188,3 +188,13 @@ class Checkout:
     def origin(self) -> Origin:
         """The stack at which it was taken."""
         return Origin(self.stack)
+
+
+@dataclass(eq=False)
+class Supply:
+    """What a pool is taking or opening right now, for itself."""
+
+    pool: Pool
+    outer: Supply | None  #: that of the pool that it does so for
+    checkouts: list[Checkout] = field(default_factory=list)  #: from pools that it stands on
+    openings: list[Opening] = field(default_factory=list)

@@ -15,10 +15,7 @@ from typing import Any, Protocol
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.records import Checkout, Opening
 
-__all__ = ["TRANSACTION", "Driver", "State", "Terms", "Unaskable", "Unsupported", "Watch"]
-
-#: libpq's PGTransactionStatusType, in pg_stat_activity's words.
-TRANSACTION = ("idle", "active", "idle in transaction", "idle in a failed transaction", "unknown")
+__all__ = ["AddedDriver", "Driver", "State", "Terms", "Unaskable", "Unsupported", "Watch"]
 
 
 class Unsupported(Exception):  # noqa: N818 - it is no error of the program that meets it
@@ -60,6 +57,8 @@ class Watch:
     on_connected: Callable[[Opening, Callable[[], Any]], None]
     dialects: tuple[str, ...] = ("postgresql",)  #: those of SQLAlchemy's that are watched
     active: bool = True
+    #: Something of a library is not watched: says what, and why, in a line.
+    on_unwatched: Callable[[str], None] = lambda _: None
 
 
 class Driver(Protocol):
@@ -100,3 +99,10 @@ class Driver(Protocol):
 
     def undo(self) -> None:
         """Give the library back as it was."""
+
+
+class AddedDriver(Driver, Protocol):
+    """The driver of a library that poolguard does not know of by itself: see ``hookspec``."""
+
+    def begin(self, watch: Watch) -> None:
+        """Report to this from now on; called before any of the functions in ``modules``."""
