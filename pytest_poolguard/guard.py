@@ -63,7 +63,9 @@ class Guard:
         )
         self.leftovers = Leftovers(self.ledger, tree)
         self.server = ServerWatch(settings.dsn, self.tally.notices) if settings.server != "off" else None
-        self.watch = Watch(self.ledger, self.lose_the_books, self._connected, settings.dialects)
+        self.watch = Watch(
+            self.ledger, self.lose_the_books, self._connected, settings.dialects, holders=self.describe.holders
+        )
         self._drivers: dict[str, Driver] = {}
 
     # watching

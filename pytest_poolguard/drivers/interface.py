@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from pytest_poolguard.ledger import Ledger
-from pytest_poolguard.records import Checkout, Opening
+from pytest_poolguard.records import Checkout, Opening, Pool
 
 __all__ = ["TRANSACTION", "Driver", "State", "Terms", "Unaskable", "Unsupported", "Watch"]
 
@@ -48,6 +48,7 @@ class Terms:
     close: str  #: the method that closes a pool
     cure: str  #: what code that leaks should do: "call putconn() in a finally block"
     discard: str  #: the call that returns a broken connection: "putconn(conn, close=True)"
+    with_returns: bool = False  #: ``with``, or ``async with``, around the call of ``take`` returns the connection
 
 
 @dataclass
@@ -60,6 +61,8 @@ class Watch:
     on_connected: Callable[[Opening, Callable[[], Any]], None]
     dialects: tuple[str, ...] = ("postgresql",)  #: those of SQLAlchemy's that are watched
     active: bool = True
+    #: Who has connections of a pool, in lines of text.
+    holders: Callable[[Pool], list[str]] = lambda _pool: []
 
 
 class Driver(Protocol):
