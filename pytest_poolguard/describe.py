@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections import Counter
 from typing import Any
 
 from pytest_poolguard.drivers.interface import State, Terms
@@ -25,6 +26,9 @@ from pytest_poolguard.records import Checkout, Opening, Owner, Pool
 
 __all__ = ["Describe"]
 
+#: Places that one message names.
+HOLDERS = 5
+
 
 class Describe:
     """Makes findings."""
@@ -38,17 +42,19 @@ class Describe:
     def leak(self, checkout: Checkout) -> Finding:
         """A connection that was not returned, as things are now."""
         connection = checkout.connection()
-        state = checkout.pool.driver.state(connection) if connection is not None else State()
+        state = checkout.last_state
+        if state is None:
+            state = checkout.pool.driver.state(connection) if connection is not None else State()
         finding = self._checkout(CHECKED_OUT, checkout)
         finding.backend_pid = state.backend_pid or self._pid_at_opening(connection)
         finding.transaction_status = "broken" if state.broken else "closed" if state.closed else state.transaction
         hints = self._hints_of(checkout.pool)
         keeper = hints.keeper(checkout)
         finding.hint = hints.hint(checkout, keeper, connection_closed=state.closed, broken=state.broken)
-        if connection is None:
-            finding.note = _lost(checkout)
-        elif checkout.closed_with_pool is not None:
+        if checkout.closed_with_pool is not None:
             finding.closed_at = self._tree.site(checkout.closed_with_pool)
+        elif connection is None:
+            finding.note = _lost(checkout)
         return finding
 
     def overdue(self, checkout: Checkout) -> Finding:
@@ -163,6 +169,16 @@ class Describe:
     def made(self, pool: Pool) -> Place | None:
         """Where a pool was made, or first used."""
         return self._tree.site(pool.made) if pool.made is not None else None
+
+    def holders(self, pool: Pool) -> list[str]:
+        """Who has connections of a pool, most first: ``2 at shop/users.py:8 in get_user, in test_profile``."""
+        found: Counter[str] = Counter()
+        for checkout in self._ledger.outstanding():
+            if checkout.pool is pool:
+                place = self._tree.site(checkout.origin)
+                found[f"at {place.site if place else 'an unknown place'}, in {checkout.taken_by.name}"] += 1
+        lines = [printable(f"{count} {where}") for where, count in found.most_common(HOLDERS)]
+        return lines + ["…"] * (len(found) > HOLDERS)
 
     def _pid_at_opening(self, connection: object) -> int | None:
         opening = self._ledger.opening(connection)

@@ -80,6 +80,7 @@ class Guard:
             self._connected,
             settings.dialects,
             on_unwatched=self.tally.unwatched.append,
+            holders=self.describe.holders,
         )
         self._drivers: dict[str, Driver] = {}
         self.added: list[AddedDriver] = []

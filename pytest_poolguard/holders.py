@@ -87,7 +87,7 @@ def is_alive(thread: Any) -> bool:
 
 def is_referenced(checkout: Checkout) -> bool:
     """Whether anything but its pool still refers to the connection: what nobody refers to, nobody returns."""
-    connection = checkout.connection()
+    connection = checkout.in_hand()
     if connection is None:
         return False
     return bool(sys.getrefcount(connection) > _count_of_a_local() + checkout.pool.driver.pool_references)

@@ -133,7 +133,7 @@ class Judge:
         if fixture is not None:
             return fixture, f"a function that fixture {fixture.name} handed out took it"
         if holders.is_referenced(checkout):
-            connection, pool = checkout.connection(), checkout.pool.ref()
+            connection, pool = checkout.in_hand(), checkout.pool.ref()
             if holders.reaches(owner.value(), connection, pool):
                 # What an xunit set-up leaves in its class or module is its own to return.
                 return None, ""

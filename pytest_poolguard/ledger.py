@@ -12,10 +12,11 @@ import threading
 from contextvars import ContextVar
 from threading import get_ident
 from typing import Any
+from weakref import ref
 
 from pytest_poolguard.clock import Clock
 from pytest_poolguard.origin import Origin, capture
-from pytest_poolguard.records import Checkout, Opening, Owner, Pool, Supply, Task
+from pytest_poolguard.records import Checkout, Opening, Owner, Pool, Reference, Supply, Task
 
 __all__ = ["Ledger"]
 
@@ -54,9 +55,20 @@ class Ledger:
         record = self.records.get(id(pool))
         return record if record is not None and record.ref() is pool else None
 
-    def add_pool(self, pool: object, driver: Any, label: str, made: Origin, *, made_known: bool) -> Pool:
+    def add_pool(
+        self,
+        pool: object,
+        driver: Any,
+        label: str,
+        made: Origin,
+        *,
+        made_known: bool,
+        reference: Reference = ref,
+    ) -> Pool:
         """Remember a pool; ``made`` is where it was made, or else first used."""
-        record = self.records[id(pool)] = Pool(pool, driver, label, made, self.present, made_known=made_known)
+        record = self.records[id(pool)] = Pool(
+            pool, driver, label, made, self.present, made_known=made_known, reference=reference
+        )
         self.present.made.append(record)
         self.pools_seen += 1
         return record

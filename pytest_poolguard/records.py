@@ -17,6 +17,11 @@ from weakref import ref
 from pytest_poolguard.origin import Origin
 
 __all__ = ["Checkout", "Limits", "Opening", "Owner", "Pool", "Supply", "Task"]
+__all__ = ["Checkout", "Limits", "Opening", "Owner", "Pool", "Reference", "Task"]
+
+
+#: Makes what refers to an object without keeping it alive: called, it returns the object, or None.
+Reference = Callable[[Any], Callable[[], Any]]
 
 
 @dataclass(frozen=True)
@@ -67,9 +72,17 @@ class Pool:
     )
 
     def __init__(
-        self, pool: object, driver: Any, label: str, made: Origin, owner: Owner, *, made_known: bool
+        self,
+        pool: object,
+        driver: Any,
+        label: str,
+        made: Origin,
+        owner: Owner,
+        *,
+        made_known: bool,
+        reference: Reference = ref,
     ) -> None:
-        self.ref = weakref.ref(pool)
+        self.ref = reference(pool)
         self.driver = driver
         self.terms = driver.terms(pool)
         self.label = label  #: class and size: ``ThreadedConnectionPool(1..10)``
@@ -162,6 +175,8 @@ class Checkout:
     closed_while_running = False  #: by the code that took it, not by a teardown after it
     noted: Any = None  #: the finding it would be, made while its pool was still open
     carried = ""  #: why it was carried over to a longer-lived owner
+    hand: Callable[[Any], object] | None = None  #: from the connection to what its holder has, if that is another
+    last_state: Any = None  #: the driver's last look at its connection, where that is gone
     serves: Pool | None = None  #: the pool that has it as a connection of its own: a pool on top of a pool
 
     def __init__(
@@ -183,6 +198,11 @@ class Checkout:
         self.phase = owner.phase
         self.since = since
         self.thread = thread  #: the holder; None for the main thread, a bare ident for a foreign thread
+
+    def in_hand(self) -> object:
+        """What its holder has of the connection: itself, or what the pool wraps it in; None once that is gone."""
+        connection = self.connection()
+        return connection if connection is None or self.hand is None else self.hand(connection)
 
     @property
     def origin(self) -> Origin:

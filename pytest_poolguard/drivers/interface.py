@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from pytest_poolguard.ledger import Ledger
-from pytest_poolguard.records import Checkout, Opening
+from pytest_poolguard.records import Checkout, Opening, Pool
 
 __all__ = ["AddedDriver", "Driver", "State", "Terms", "Unaskable", "Unsupported", "Watch"]
 
@@ -45,6 +45,7 @@ class Terms:
     close: str  #: the method that closes a pool
     cure: str  #: what code that leaks should do: "call putconn() in a finally block"
     discard: str  #: the call that returns a broken connection: "putconn(conn, close=True)"
+    with_returns: bool = False  #: ``with``, or ``async with``, around the call of ``take`` returns the connection
 
 
 @dataclass
@@ -59,6 +60,8 @@ class Watch:
     active: bool = True
     #: Something of a library is not watched: says what, and why, in a line.
     on_unwatched: Callable[[str], None] = lambda _: None
+    #: Who has connections of a pool, in lines of text.
+    holders: Callable[[Pool], list[str]] = lambda _pool: []
 
 
 class Driver(Protocol):

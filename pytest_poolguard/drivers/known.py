@@ -14,6 +14,7 @@ __all__ = ["LIBRARIES", "NEVER_IMPORTED", "driver_of"]
 LIBRARIES = {
     "psycopg2": ("Psycopg2", ("psycopg2", "psycopg2.pool")),
     "psycopg": ("Psycopg", ("psycopg._connection_base", "psycopg.connection")),
+    "asyncpg": ("Asyncpg", ("asyncpg.connect_utils", "asyncpg.pool")),
     "psycopg_pool": ("PsycopgPool", ("psycopg_pool.base", "psycopg_pool.pool", "psycopg_pool.pool_async")),
 }
 

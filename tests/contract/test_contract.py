@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 # C extensions, which can't be imported anew for every inner run
+import asyncpg  # noqa: F401
 import psycopg  # noqa: F401
 import psycopg_pool  # noqa: F401
 import pytest
@@ -368,7 +369,7 @@ def test_a_return_to_another_pool_is_none(run, lib):
     wrong, pool = pool, right
     conn = {lib.take}
     pool = wrong
-    with {lib.refusal}:
+    with {lib.refusal_by_others}:
         {lib.give}
     {lib.close}
     pool = right
