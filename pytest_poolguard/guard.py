@@ -141,7 +141,7 @@ class Guard:
             self.judge.look(test)
 
     def _owner_ended(self, owner: Owner) -> None:
-        if not owner.out and not self.ledger.session.out:
+        if not owner.out and not owner.dropped and not self.ledger.session.out:
             return
         with self.shield("judging an owner"):
             findings = self.judge.end(owner)
@@ -172,6 +172,8 @@ class Guard:
         """Whether a test that has passed so far could still be found at fault in its teardown."""
         out = self.ledger.outstanding()
         held = any(checkout.owner is not self.ledger.session for checkout in out)
+        test = self.owners.test
+        held = held or any(owner.dropped for owner in (*self.owners.fixtures, *([test] if test else ())))
         return held or bool(self.ledger.overdue) or self.expected.leaks is not None
 
     # the session

@@ -152,10 +152,16 @@ def _nested(code: CodeType) -> list[CodeType]:
     return inner + [deeper for one in inner for deeper in _nested(one)]
 
 
-def reaches(start: object, connection: object, pool: object) -> bool:
+def reaches(
+    start: object,
+    connection: object,
+    pool: object,
+    held_in: Callable[[Any], Iterable[object]] = lambda _thing: (),
+) -> bool:
     """Whether ``start`` is or holds the connection, in attributes and containers at most a few steps away.
 
-    The pool is no holder: it keeps what it has handed out. No code of the objects on the way is run.
+    The pool is no holder: it keeps what it has handed out. No code of the objects on the way is run. ``held_in``
+    tells what an object of the library's own holds somewhere deep inside: to there it is one step.
     """
     seen = {id(pool)}
     level = [start]
@@ -166,6 +172,7 @@ def reaches(start: object, connection: object, pool: object) -> bool:
                 return True
             if id(thing) not in seen and len(seen) < BREADTH:
                 seen.add(id(thing))
+                following.extend(held_in(thing))
                 following.extend(_parts(thing))
         level = following
     return any(thing is connection for thing in level)

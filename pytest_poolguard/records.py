@@ -44,6 +44,9 @@ class Owner:
     code: CodeType | None = None  #: a fixture's function
     value: Callable[[], object] = lambda: None  #: what a fixture returned
     out: dict[int, Checkout] = field(default_factory=dict)
+    dropped: list[Checkout] = field(
+        default_factory=list
+    )  #: that nobody gave back, and that came back for all that
     peak: int = 0  #: most connections out at once
 
 
@@ -138,6 +141,7 @@ class Checkout:
     closed_while_running = False  #: by the code that took it, not by a teardown after it
     noted: Any = None  #: the finding it would be, made while its pool was still open
     carried = ""  #: why it was carried over to a longer-lived owner
+    dropped = ""  #: how it came back though nobody returned it: "harmless" or "collected" (see the ledger)
     serves: Pool | None = None  #: the pool that has it as a connection of its own: a pool on top of a pool
 
     def __init__(
@@ -159,6 +163,12 @@ class Checkout:
         self.phase = owner.phase
         self.since = since
         self.thread = thread  #: the holder; None for the main thread, a bare ident for a foreign thread
+
+    def to_server(self) -> object:
+        """The connection to the server: that of a driver below, where a pool hands out another object for it."""
+        connection = self.connection()
+        below = getattr(self.pool.driver, "driver_connection", None)
+        return connection if connection is None or below is None else below(connection)
 
     @property
     def origin(self) -> Origin:
