@@ -46,15 +46,29 @@ class Describe:
         if state is None:
             state = checkout.pool.driver.state(connection) if connection is not None else State()
         finding = self._checkout(CHECKED_OUT, checkout)
-        finding.backend_pid = state.backend_pid or self._pid_at_opening(connection)
+        finding.backend_pid = state.backend_pid or self._pid_at_opening(checkout.to_server())
         finding.transaction_status = "broken" if state.broken else "closed" if state.closed else state.transaction
-        hints = self._hints_of(checkout.pool)
+        hints = self._hints_of(checkout)
         keeper = hints.keeper(checkout)
         finding.hint = hints.hint(checkout, keeper, connection_closed=state.closed, broken=state.broken)
         if checkout.closed_with_pool is not None:
             finding.closed_at = self._tree.site(checkout.closed_with_pool)
         elif connection is None:
             finding.note = _lost(checkout)
+        return finding
+
+    def dropped(self, checkout: Checkout) -> Finding:
+        """A connection that nobody returned, and that came back when nothing referred to it any longer."""
+        finding = checkout.noted or self._checkout(CHECKED_OUT, checkout)
+        keeper = self._hints_of(checkout).keeper(checkout)
+        finding.hint = finding.hint or self._hints_of(checkout).hint(
+            checkout, keeper, connection_closed=False, broken=False
+        )
+        finding.note = "only the garbage collector brought it back"
+        if checkout.carried:
+            finding.note = f"{checkout.carried}, and {finding.note}"
+        if checkout.carried or checkout.dropped == "harmless":
+            finding.verdict = WARNED
         return finding
 
     def overdue(self, checkout: Checkout) -> Finding:
@@ -136,7 +150,7 @@ class Describe:
         finding = self._finding(kind, checkout.pool.driver.library, checkout.pool, checkout.taken_by)
         finding.phase = checkout.phase
         finding.acquired = self._tree.site(checkout.origin)
-        keeper = self._hints_of(checkout.pool).keeper(checkout)
+        keeper = self._hints_of(checkout).keeper(checkout)
         finding.called_from = keeper.place if keeper is not None and keeper.helper else None
         finding.stack = self._tree.stack(checkout.origin)
         finding.thread = _thread_name(checkout.thread)
@@ -161,10 +175,13 @@ class Describe:
             worker=self.worker,
         )
 
-    def _hints_of(self, pool: Pool) -> Hints:
-        if pool.terms not in self._hints:
-            self._hints[pool.terms] = Hints(self._tree, pool.terms)
-        return self._hints[pool.terms]
+    def _hints_of(self, checkout: Checkout) -> Hints:
+        pool = checkout.pool
+        terms_of = getattr(pool.driver, "terms_of", None)
+        terms = pool.terms if terms_of is None else terms_of(checkout)
+        if terms not in self._hints:
+            self._hints[terms] = Hints(self._tree, terms)
+        return self._hints[terms]
 
     def made(self, pool: Pool) -> Place | None:
         """Where a pool was made, or first used."""

@@ -172,7 +172,8 @@ class Guard:
             self.unclosed.look(test)
 
     def _owner_ended(self, owner: Owner) -> None:
-        if not owner.out and not self.ledger.session.out and not self.unclosed.has_to_do(owner):
+        has_to_do = owner.out or owner.dropped or self.ledger.session.out or self.unclosed.has_to_do(owner)
+        if not has_to_do:
             return
         with self.shield("judging an owner"):
             findings = self.judge.end(owner) + self.unclosed.end(owner, failed=self.test_failed)
@@ -203,6 +204,8 @@ class Guard:
         """Whether a test that has passed so far could still be found at fault in its teardown."""
         out = self.ledger.outstanding()
         held = any(checkout.owner is not self.ledger.session for checkout in out)
+        test = self.owners.test
+        held = held or any(owner.dropped for owner in (*self.owners.fixtures, *([test] if test else ())))
         late = bool(self.ledger.overdue) or self.unclosed.may_fail()
         return held or late or self.expected.leaks is not None
 

@@ -193,10 +193,17 @@ def _only_ended_calls_keep(thing: object, running: set[int], ours: set[int], ste
     return found
 
 
-def reaches(start: object, sought: object, pool: object, depth: int = DEPTH) -> bool:
+def reaches(
+    start: object,
+    sought: object,
+    pool: object,
+    held_in: Callable[[Any], Iterable[object]] = lambda _thing: (),
+    depth: int = DEPTH,
+) -> bool:
     """Whether ``start`` is or holds something, in attributes and containers at most a few steps away.
 
-    The pool is no holder: it keeps what it has handed out. No code of the objects on the way is run.
+    The pool is no holder: it keeps what it has handed out. No code of the objects on the way is run. ``held_in``
+    tells what an object of the library's own holds somewhere deep inside: to there it is one step.
     """
     seen = {id(pool)}
     level = [start]
@@ -207,6 +214,7 @@ def reaches(start: object, sought: object, pool: object, depth: int = DEPTH) -> 
                 return True
             if id(thing) not in seen and len(seen) < BREADTH:
                 seen.add(id(thing))
+                following.extend(held_in(thing))
                 following.extend(_parts(thing))
         level = following
     return any(thing is sought for thing in level)

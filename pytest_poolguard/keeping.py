@@ -33,7 +33,7 @@ def module_that_keeps(thing: object, owner: Owner, calls: Iterable[CodeType], de
 
 def _keeps(module: object, thing: object, owner: Owner, depth: int) -> bool:
     return any(
-        holders.reaches(value, thing, None, depth - 1)
+        holders.reaches(value, thing, None, depth=depth - 1)
         for name, value in list(vars(module).items())
         # By its __loader__, a module of tests knows everything that pytest does.
         if not name.startswith("__")

@@ -100,8 +100,11 @@ class Ledger:
 
     # checkouts
 
-    def check_out(self, pool: Pool, connection: object) -> Checkout | None:
-        """Note that the caller's caller took a connection; None if it is out already (same pool, same key)."""
+    def check_out(self, pool: Pool, connection: object, skip: int = 2) -> Checkout | None:
+        """Note that the caller's caller took a connection; None if it is out already (same pool, same key).
+
+        ``skip`` is one more where it was the caller of that, and so on: innermost frames that say nothing.
+        """
         key = id(connection)
         known = self._out.get(key)
         if known is not None:
@@ -112,7 +115,7 @@ class Ledger:
         owner = self.present
         ident = get_ident()  # as in this_thread()
         thread = None if ident == self.main_thread else self._threads.get(ident, ident)
-        checkout = Checkout(pool, connection, key, capture(self.stops, 2), owner, self.clock.now(), thread)
+        checkout = Checkout(pool, connection, key, capture(self.stops, skip), owner, self.clock.now(), thread)
         self._out[key] = owner.out[key] = checkout
         supply = self.supply.get()
         if supply is not None and supply.pool is not pool:
@@ -142,6 +145,21 @@ class Ledger:
                 if checkout.held > hold:
                     self.overdue.append(checkout)
         return checkout
+
+    def dropped(self, checkout: Checkout, *, harmless: bool) -> None:
+        """Note that nobody gave a connection back: its pool has it again since nothing referred to it any longer.
+
+        Its owner is told all the same. It is ``harmless`` where it came back the moment it was let go of, and not
+        whenever garbage was collected.
+        """
+        if self._out.get(checkout.key) is not checkout:
+            return  # it was told, or forgotten
+        self._out.pop(checkout.key, None)
+        checkout.owner.out.pop(checkout.key, None)
+        checkout.returned = True
+        checkout.held = self.clock.now() - checkout.since
+        checkout.dropped = "harmless" if harmless else "collected"
+        checkout.owner.dropped.append(checkout)
 
     def pool_closes(self, record: Pool) -> None:
         """Note that the caller's caller closes a pool, for the connections of it that are out."""
@@ -205,13 +223,14 @@ class Ledger:
         """A leak was reported: nobody answers for it any longer."""
         self._out.pop(checkout.key, None)
         checkout.owner.out.pop(checkout.key, None)
-        opening = self.opening(checkout.connection())
+        opening = self.opening(checkout.to_server())
         if opening is not None:
             opening.told = True
 
     def forget(self) -> None:
         """Strike out everything that is out: the books have become wrong."""
         for checkout in self.outstanding():
+            checkout.owner.dropped.clear()
             self.settle(checkout)
         self.overdue.clear()
 

@@ -51,6 +51,9 @@ class Owner:
     out: dict[int, Checkout] = field(default_factory=dict)
     opened: list[Opening] = field(default_factory=list)  #: connections, while it was present
     made: list[Pool] = field(default_factory=list)  #: pools, likewise
+    dropped: list[Checkout] = field(
+        default_factory=list
+    )  #: that nobody gave back, and that came back for all that
     peak: int = 0  #: most connections out at once
 
 
@@ -177,6 +180,7 @@ class Checkout:
     carried = ""  #: why it was carried over to a longer-lived owner
     hand: Callable[[Any], object] | None = None  #: from the connection to what its holder has, if that is another
     last_state: Any = None  #: the driver's last look at its connection, where that is gone
+    dropped = ""  #: how it came back though nobody returned it: "harmless" or "collected" (see the ledger)
     serves: Pool | None = None  #: the pool that has it as a connection of its own: a pool on top of a pool
 
     def __init__(
@@ -203,6 +207,12 @@ class Checkout:
         """What its holder has of the connection: itself, or what the pool wraps it in; None once that is gone."""
         connection = self.connection()
         return connection if connection is None or self.hand is None else self.hand(connection)
+
+    def to_server(self) -> object:
+        """The connection to the server: that of a driver below, where a pool hands out another object for it."""
+        connection = self.connection()
+        below = getattr(self.pool.driver, "driver_connection", None)
+        return connection if connection is None or below is None else below(connection)
 
     @property
     def origin(self) -> Origin:

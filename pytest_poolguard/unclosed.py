@@ -183,7 +183,7 @@ class Unclosed:
     def _has_heir(self, origin: Origin, thing: object, wider: list[Owner], depth: int) -> bool:
         if holders.factory_of(origin, wider) is not None:
             return True
-        return any(holders.reaches(fixture.value(), thing, None, depth) for fixture in wider)
+        return any(holders.reaches(fixture.value(), thing, None, depth=depth) for fixture in wider)
 
 
 def _calls(origin: Origin) -> list[CodeType]:
