@@ -63,13 +63,19 @@ class Ledger:
         made: Origin,
         *,
         made_known: bool,
+        owner: Owner | None = None,
         reference: Reference = ref,
     ) -> Pool:
-        """Remember a pool; ``made`` is where it was made, or else first used."""
+        """Remember a pool; ``made`` is where it was made, or else first used.
+
+        ``owner`` has made it; by default, and where that one is finished, it is the one who is present.
+        """
+        if owner is None or owner.finished:
+            owner = self.present
         record = self.records[id(pool)] = Pool(
-            pool, driver, label, made, self.present, made_known=made_known, reference=reference
+            pool, driver, label, made, owner, made_known=made_known, reference=reference
         )
-        self.present.made.append(record)
+        owner.made.append(record)
         self.pools_seen += 1
         return record
 

@@ -123,13 +123,13 @@ class Unclosed:
     def _connections_of(self, owner: Owner) -> list[_Suspect]:
         if self._connections == "off":
             return []
-        wider = self._owners.wider_than(owner)
+        others = [fixture for fixture in self._owners.fixtures if fixture is not owner]
         found = []
         for opening in owner.opened:
             if not self._is_left_open(opening):
                 continue
             abandoned = _is_abandoned(opening)
-            if abandoned or not self._has_somebody(opening, owner, wider):
+            if abandoned or not self._has_somebody(opening, owner, others):
                 found.append(_Suspect(opening, self._describe.open_connection(opening), abandoned=abandoned))
         return found
 
@@ -142,14 +142,14 @@ class Unclosed:
             and not self._describe.opened_by_library(opening)
         )
 
-    def _has_somebody(self, opening: Opening, owner: Owner, wider: list[Owner]) -> bool:
+    def _has_somebody(self, opening: Opening, owner: Owner, others: list[Owner]) -> bool:
         """Whether somebody is there who may keep a connection, and close it later."""
         if opening.task is not None and opening.task.is_unfinished() and opening.task.starter is not owner:
             return True
         if opening.thread is not None and holders.is_alive(opening.thread):
             return True
         connection = opening.ref()
-        return self._has_heir(opening.opened, connection, wider, holders.DEPTH) or bool(
+        return self._has_heir(opening.opened, connection, others, holders.DEPTH) or bool(
             module_that_keeps(connection, owner, _calls(opening.opened))
         )
 
@@ -159,13 +159,18 @@ class Unclosed:
         # A session's pools go with its process.
         if self._pools == "off" or owner.kind == "session" or owner.scope == "session":
             return []
-        wider = self._owners.wider_than(owner)
+        others = [fixture for fixture in self._owners.fixtures if fixture is not owner]
         found = []
         for record in owner.made:
             pool = record.ref()
-            if pool is None or not record.is_open() or not self._describe.backends_of(record):
+            if (
+                pool is None
+                or record.was_closed
+                or not record.is_open()
+                or not self._describe.backends_of(record)
+            ):
                 continue
-            if not self._has_heir(record.made, pool, wider, POOL_DEPTH):
+            if not self._has_heir(record.made, pool, others, POOL_DEPTH):
                 module = module_that_keeps(pool, owner, _calls(record.made), POOL_DEPTH)
                 found.append(_Suspect(record, self._describe.open_pool(record, owner), module))
         return found
@@ -180,10 +185,11 @@ class Unclosed:
 
     # who may close it
 
-    def _has_heir(self, origin: Origin, thing: object, wider: list[Owner], depth: int) -> bool:
-        if holders.factory_of(origin, wider) is not None:
+    def _has_heir(self, origin: Origin, thing: object, others: list[Owner], depth: int) -> bool:
+        """Whether one of the fixtures that are there still answers for it."""
+        if holders.factory_of(origin, others) is not None:
             return True
-        return any(holders.reaches(fixture.value(), thing, None, depth=depth) for fixture in wider)
+        return any(holders.reaches(fixture.value(), thing, None, depth=depth) for fixture in others)
 
 
 def _calls(origin: Origin) -> list[CodeType]:
