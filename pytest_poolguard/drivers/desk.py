@@ -118,8 +118,6 @@ class Desk:
         if checkout is None:  # the same one for the same thread, say
             return None
         checkout.stack = self._outside(checkout.stack)
-        if self._reclaimed:
-            self._reclaimed.pop(id(connection), None)
         if record in self.closed:  # it was opened again
             self.closed.discard(record)
         if is_async:
@@ -167,10 +165,9 @@ class Desk:
 
     def left(self, checkout: Checkout | None) -> None:
         """A context manager was left: its connection comes back, if it did not yet."""
-        connection = checkout.connection() if checkout is not None else None
-        if checkout is not None and connection is not None and self.watch.active:
+        if checkout is not None and self.watch.active:
             try:
-                self._ledger.give_back(checkout.pool.ref(), connection)
+                self._ledger.end(checkout)
             except Exception as error:
                 self.watch.on_fault("noting a return", error)
 
@@ -192,7 +189,8 @@ class Desk:
         """Whether the pool has this connection back already; from now on it has."""
         for value in given:
             known = self._reclaimed.get(id(value))
-            if known is not None and known[0]() is value:
+            # Where it is out again, it is most likely the new holder who gives it back.
+            if known is not None and known[0]() is value and self._ledger.held_by(value) is None:
                 before, known[1] = known[1], True
                 return bool(before)
         return False

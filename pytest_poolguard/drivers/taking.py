@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from pytest_poolguard.drivers.desk import Desk
+from pytest_poolguard.records import Checkout
 
 __all__ = [
     "ASYNC_MANAGER",
@@ -91,42 +92,67 @@ def _acquiring_coroutine(original: Method, desk: Desk) -> Method:
     return acquire
 
 
-def _acquiring_manager(original: Method, desk: Desk) -> Method:
-    @functools.wraps(original)
-    @contextlib.contextmanager
-    def acquire(self: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        __tracebackhide__ = True
-        supply = desk.opens(self)
-        with contextlib.ExitStack() as stack:
-            try:
-                connection = stack.enter_context(original(self, *args, **kwargs))
-            except BaseException:
-                if supply is not None:
-                    desk.failed(supply)
-                raise
-            if supply is not None:
-                stack.callback(desk.left, desk.took(supply, connection))  # before the pool has it back
-            yield connection
+# A context manager of contextlib's gets a class of ours: a generator around its own would be closed side by side
+# with it when an event loop ends, and each would find the other one running.
 
-    return acquire
+
+def _acquiring_manager(original: Method, desk: Desk) -> Method:
+    class Manager(contextlib._GeneratorContextManager):  # type: ignore[type-arg]  # noqa: SLF001
+        checkout: Checkout | None = None
+
+        def __enter__(self) -> Any:
+            __tracebackhide__ = True
+            supply = desk.opens(self.args[0])
+            if supply is None:
+                return super().__enter__()
+            try:
+                connection = super().__enter__()
+            except BaseException:
+                desk.failed(supply)
+                raise
+            self.checkout = desk.took(supply, connection)
+            return connection
+
+        def __exit__(self, *error: object) -> bool | None:
+            __tracebackhide__ = True
+            desk.left(self.checkout)  # before the pool has it back
+            return super().__exit__(*error)
+
+    return _making_managers(original, Manager)
 
 
 def _acquiring_async_manager(original: Method, desk: Desk) -> Method:
-    @functools.wraps(original)
-    @contextlib.asynccontextmanager
-    async def acquire(self: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        __tracebackhide__ = True
-        supply = desk.opens(self)
-        async with contextlib.AsyncExitStack() as stack:
+    class Manager(contextlib._AsyncGeneratorContextManager):  # type: ignore[type-arg]  # noqa: SLF001
+        checkout: Checkout | None = None
+
+        async def __aenter__(self) -> Any:
+            __tracebackhide__ = True
+            supply = desk.opens(self.args[0])
+            if supply is None:
+                return await super().__aenter__()
             try:
-                connection = await stack.enter_async_context(original(self, *args, **kwargs))
+                connection = await super().__aenter__()
             except BaseException:
-                if supply is not None:
-                    desk.failed(supply)
+                desk.failed(supply)
                 raise
-            if supply is not None:
-                stack.callback(desk.left, desk.took(supply, connection, is_async=True))
-            yield connection
+            self.checkout = desk.took(supply, connection, is_async=True)
+            return connection
+
+        async def __aexit__(self, *error: object) -> bool | None:
+            __tracebackhide__ = True
+            desk.left(self.checkout)
+            return await super().__aexit__(*error)
+
+    return _making_managers(original, Manager)
+
+
+def _making_managers(original: Method, cls: type) -> Method:
+    @functools.wraps(original)
+    def acquire(self: Any, *args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        manager = original(self, *args, **kwargs)
+        manager.__class__ = cls
+        return manager
 
     return acquire
 
