@@ -571,6 +571,26 @@ def test_it(pool, poolguard, returns):
 # closing, and a release that fails
 
 
+def test_the_hint_says_why_the_release_was_not_reached(run):
+    result = run(
+        """
+def count(pool, leaves):
+    conn = pool.checkout()
+    if leaves:
+        return 0
+    pool.checkin(conn)
+
+@pytest.mark.parametrize("leaves", [True, False])
+def test_it(pool, leaves):
+    count(pool, leaves)
+"""
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    (hint,) = [f["hint"] for f in result.findings]
+    assert hint.startswith("count did not reach its checkin() in line ")
+    assert hint.endswith(" leaves before it); put it in a finally block")
+
+
 def test_closing_does_not_hide_what_is_out(run):
     result = run(
         """

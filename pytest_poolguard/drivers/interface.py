@@ -45,6 +45,7 @@ class Terms:
     close: str  #: the method that closes a pool
     cure: str  #: what code that leaks should do: "call putconn() in a finally block"
     discard: str  #: the call that returns a broken connection: "putconn(conn, close=True)"
+    in_house: bool = False  #: the pool's class may be the project's own, and is watched for all that
 
 
 @dataclass

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pytest_poolguard.drivers.desk import Desk
-from pytest_poolguard.records import Checkout
+from pytest_poolguard.drivers.managers import acquiring_async_manager, acquiring_manager
 
 __all__ = [
     "ASYNC_MANAGER",
@@ -50,8 +50,8 @@ def acquiring(original: Method, desk: Desk) -> Method:
     makers = {
         FUNCTION: _acquiring_function,
         COROUTINE: _acquiring_coroutine,
-        MANAGER: _acquiring_manager,
-        ASYNC_MANAGER: _acquiring_async_manager,
+        MANAGER: acquiring_manager,
+        ASYNC_MANAGER: acquiring_async_manager,
     }
     return makers[kind(original)](original, desk)
 
@@ -88,71 +88,6 @@ def _acquiring_coroutine(original: Method, desk: Desk) -> Method:
             raise
         desk.took(supply, connection, is_async=True)
         return connection
-
-    return acquire
-
-
-# A context manager of contextlib's gets a class of ours: a generator around its own would be closed side by side
-# with it when an event loop ends, and each would find the other one running.
-
-
-def _acquiring_manager(original: Method, desk: Desk) -> Method:
-    class Manager(contextlib._GeneratorContextManager):  # type: ignore[type-arg]  # noqa: SLF001
-        checkout: Checkout | None = None
-
-        def __enter__(self) -> Any:
-            __tracebackhide__ = True
-            supply = desk.opens(self.args[0])
-            if supply is None:
-                return super().__enter__()
-            try:
-                connection = super().__enter__()
-            except BaseException:
-                desk.failed(supply)
-                raise
-            self.checkout = desk.took(supply, connection)
-            return connection
-
-        def __exit__(self, *error: object) -> bool | None:
-            __tracebackhide__ = True
-            desk.left(self.checkout)  # before the pool has it back
-            return super().__exit__(*error)
-
-    return _making_managers(original, Manager)
-
-
-def _acquiring_async_manager(original: Method, desk: Desk) -> Method:
-    class Manager(contextlib._AsyncGeneratorContextManager):  # type: ignore[type-arg]  # noqa: SLF001
-        checkout: Checkout | None = None
-
-        async def __aenter__(self) -> Any:
-            __tracebackhide__ = True
-            supply = desk.opens(self.args[0])
-            if supply is None:
-                return await super().__aenter__()
-            try:
-                connection = await super().__aenter__()
-            except BaseException:
-                desk.failed(supply)
-                raise
-            self.checkout = desk.took(supply, connection, is_async=True)
-            return connection
-
-        async def __aexit__(self, *error: object) -> bool | None:
-            __tracebackhide__ = True
-            desk.left(self.checkout)
-            return await super().__aexit__(*error)
-
-    return _making_managers(original, Manager)
-
-
-def _making_managers(original: Method, cls: type) -> Method:
-    @functools.wraps(original)
-    def acquire(self: Any, *args: Any, **kwargs: Any) -> Any:
-        __tracebackhide__ = True
-        manager = original(self, *args, **kwargs)
-        manager.__class__ = cls
-        return manager
 
     return acquire
 
