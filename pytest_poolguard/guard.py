@@ -100,15 +100,14 @@ class Guard:
 
     def watch_module(self, driver: Driver, name: str, module: ModuleType) -> None:
         """A module of a driver's library was imported: watch it."""
-        known = driver.library
         try:
-            known = f"{known} {driver.version()}".strip()
             driver.modules[name](module)
             for folder in getattr(sys.modules.get(driver.library), "__path__", ()):
                 self._tree.fold(folder)
         except Exception as error:
-            self.tally.unwatched.append(f"{known} is not watched: {printable(str(error))}")
+            self.tally.unwatched.append(f"{_known(driver)} is not watched: {printable(str(error))}")
             return
+        known = _known(driver)
         if known not in self.tally.patched:
             self.tally.patched.append(known)
 
@@ -264,3 +263,7 @@ class Guard:
             words = self.server.backends(opening for _, opening in findings)
             for finding, opening in findings:
                 finding.server = words.get(opening, {})
+
+
+def _known(driver: Driver) -> str:
+    return f"{driver.library} {driver.version()}".strip()

@@ -46,6 +46,7 @@ class Terms:
     cure: str  #: what code that leaks should do: "call putconn() in a finally block"
     discard: str  #: the call that returns a broken connection: "putconn(conn, close=True)"
     with_returns: bool = False  #: ``with``, or ``async with``, around the call of ``take`` returns the connection
+    in_house: bool = False  #: the pool's class may be the project's own, and is watched for all that
 
 
 @dataclass
