@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable
 from types import CodeType
 
 from pytest_poolguard import holders
+from pytest_poolguard.bystanders import Bystanders
 from pytest_poolguard.describe import Describe
 from pytest_poolguard.findings import WARNED, Finding
 from pytest_poolguard.ledger import Ledger
-from pytest_poolguard.origin import SourceTree
+from pytest_poolguard.origin import SourceTree, printable
 from pytest_poolguard.owners import Owners
 from pytest_poolguard.records import Checkout, Opening, Owner
 
@@ -32,6 +33,7 @@ class Judge:
         owners: Owners,
         tree: SourceTree,
         describe: Describe,
+        bystanders: Bystanders,
         *,
         grace: float,
         reclaim: bool,
@@ -43,6 +45,7 @@ class Judge:
         self._describe = describe
         self._grace = grace
         self._reclaim = reclaim
+        self._bystanders = bystanders
         self._process = os.getpid()
         self._look = look  #: asks the server about the backends of findings
 
@@ -92,6 +95,8 @@ class Judge:
             finding = checkout.noted or self._describe.leak(checkout)
             finding.thread_place = self._describe.holder_now(checkout)
             finding.note = checkout.carried or finding.note
+            if checkout.carried:
+                finding.ended = _end_of(checkout.owner)
             findings.append(finding)
             self._ledger.settle(checkout)
             # A fork has inherited connections that are still its parent's to use.
@@ -102,8 +107,8 @@ class Judge:
     def _wait(self, checkouts: list[Checkout]) -> None:
         if checkouts:
             pools = self._ledger.pools()
-            workers = frozenset(thread for pool in pools for thread in pool.driver.workers(pool.ref()))
-            holders.wait(checkouts, self._grace, workers)
+            workers = {thread for pool in pools for thread in pool.driver.workers(pool.ref())}
+            holders.wait(checkouts, self._grace, workers | self._bystanders.now())
 
     # whom it is carried over to
 
@@ -180,6 +185,13 @@ class Judge:
         thread = threading.Thread(target=reclaim, name="poolguard-reclaim", daemon=True)
         thread.start()
         thread.join(RECLAIM_LIMIT)
+
+
+def _end_of(owner: Owner) -> str:
+    """The end of one that a connection was carried over to, in words."""
+    if owner.kind == "session":
+        return "the run ended"
+    return f"fixture {printable(owner.name)} ended" if owner.finished else "this was noticed"
 
 
 def _serves(checkout: Checkout) -> bool:
