@@ -15,6 +15,7 @@ from types import ModuleType
 
 import pytest
 
+from pytest_poolguard.bystanders import Bystanders
 from pytest_poolguard.clock import Clock
 from pytest_poolguard.deferral import Deferral
 from pytest_poolguard.describe import Describe
@@ -54,11 +55,13 @@ class Guard:
         folded = (os.path.dirname(pytest.__file__), os.path.dirname(__file__))
         self._tree = tree = SourceTree(str(config.rootpath), folded)
         self.describe = Describe(self.ledger, tree)
+        self.bystanders = Bystanders(tree)
         self.judge = Judge(
             self.ledger,
             self.owners,
             tree,
             self.describe,
+            self.bystanders,
             grace=settings.grace,
             reclaim=settings.mode == "fail",
             look=self._look_at_server,
