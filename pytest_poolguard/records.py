@@ -137,6 +137,7 @@ class Checkout:
     closed_with_pool: Origin | None = None  #: where its pool was closed while it was out
     closed_while_running = False  #: by the code that took it, not by a teardown after it
     noted: Any = None  #: the finding it would be, made while its pool was still open
+    framework = ""  #: what keeps it for its thread
     carried = ""  #: why it was carried over to a longer-lived owner
     serves: Pool | None = None  #: the pool that has it as a connection of its own: a pool on top of a pool
 
