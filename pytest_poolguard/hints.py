@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import CodeType
 
 from pytest_poolguard.drivers.interface import Terms
+from pytest_poolguard.frameworks import CURES
 from pytest_poolguard.origin import Place, SourceTree, printable
 from pytest_poolguard.records import Checkout
 from pytest_poolguard.source import Function, Source, calls, read
@@ -105,6 +106,8 @@ class Hints:
     def _seen(self, checkout: Checkout) -> str:
         """The hint where the driver has seen what went wrong."""
         give = self._give
+        if checkout.framework:
+            return f"{checkout.framework} took it for its thread, and keeps it; {CURES[checkout.framework]}"
         if checkout.cause is not None:
             what, detail = checkout.cause
             if what == "returned to another pool":
