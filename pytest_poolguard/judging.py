@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import gc
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterable
 from types import CodeType
+from typing import Any, ParamSpec, TypeVar
 
 from pytest_poolguard import holders
 from pytest_poolguard.bystanders import Bystanders
@@ -22,6 +25,30 @@ __all__ = ["Judge"]
 
 #: Seconds that one connection's reclaim may take: its pool's lock may be held by somebody who hangs.
 RECLAIM_LIMIT = 2.0
+
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _undisturbed(function: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Let no garbage be collected meanwhile.
+
+    A look takes hold of a connection for a moment. If garbage that holds it, too, were collected just then, it
+    would seem to be let go of by somebody, the moment that the look is over.
+    """
+
+    @functools.wraps(function)
+    def undisturbed(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        if not gc.isenabled():
+            return function(*args, **kwargs)
+        gc.disable()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            gc.enable()
+
+    return undisturbed
 
 
 class Judge:
@@ -49,6 +76,7 @@ class Judge:
         self._process = os.getpid()
         self._look = look  #: asks the server about the backends of findings
 
+    @_undisturbed
     def look(self, owner: Owner) -> None:
         """See what an owner has out while its surroundings are there: later the pool may be closed.
 
@@ -59,14 +87,16 @@ class Judge:
             checkout.noted = self._describe.leak(checkout)
         own = [c for c in new if not self._is_kept_for_its_holder(c) and not self._is_carried_over(c, owner)]
         self._wait(own)
-        left = [(c.noted, self._ledger.opening(c.connection())) for c in own if not c.returned]
+        left = [(c.noted, self._ledger.opening(c.to_server())) for c in own if not c.returned]
         self._look([(finding, opening) for finding, opening in left if opening and not opening.is_closed()])
 
+    @_undisturbed
     def end(self, owner: Owner) -> list[Finding]:
         """The leaks of a test or fixture that has ended."""
         self.look(owner)
-        return self._tell(self._ledger.outstanding(owner))
+        return self._tell(self._ledger.outstanding(owner)) + self._tell_dropped(owner)
 
+    @_undisturbed
     def dropped(self) -> list[Finding]:
         """The leaks among the connections that were carried over for the sake of a holder that let go of them."""
         owners = [self._ledger.session, *self._owners.fixtures]
@@ -74,6 +104,7 @@ class Judge:
         carried = [c for c in carried if not _serves(c)]
         return self._tell(c for c in carried if not c.key_of_holder and not holders.is_referenced(c))
 
+    @_undisturbed
     def end_session(self) -> list[Finding]:
         """What is out at the end of the run. Whatever somebody holds on purpose is told, and fails nothing."""
         session = self._ledger.session
@@ -83,7 +114,7 @@ class Judge:
         kept = self._tell(c for c in outstanding if c.carried)
         for finding in kept:
             finding.verdict = WARNED
-        return findings + kept
+        return findings + kept + self._tell_dropped(session)
 
     def unjudged(self) -> list[Checkout]:
         """What is out of owners that never came to their end: the run was interrupted."""
@@ -103,6 +134,11 @@ class Judge:
             if self._reclaim and os.getpid() == self._process:
                 self._free(checkout)
         return findings
+
+    def _tell_dropped(self, owner: Owner) -> list[Finding]:
+        """What of an owner's came back by itself: there is nothing left to reclaim."""
+        told, owner.dropped = owner.dropped, []
+        return [self._describe.dropped(checkout) for checkout in told]
 
     def _wait(self, checkouts: list[Checkout]) -> None:
         if checkouts:
@@ -134,16 +170,16 @@ class Judge:
             holder = "thread" if checkout.task is None else "task"
             return session, f"its {holder} ran before the test began and still uses it"
         wider = self._owners.wider_than(owner)
-        fixture = holders.factory_of(checkout, wider)
+        fixture = holders.factory_of(checkout.origin, wider)
         if fixture is not None:
             return fixture, f"a function that fixture {fixture.name} handed out took it"
         if holders.is_referenced(checkout):
-            connection, pool = checkout.connection(), checkout.pool.ref()
-            if holders.reaches(owner.value(), connection, pool):
+            connection, pool, held_in = checkout.in_hand(), checkout.pool.ref(), _held_in(checkout)
+            if holders.reaches(owner.value(), connection, pool, held_in):
                 # What an xunit set-up leaves in its class or module is its own to return.
                 return None, ""
             for fixture in wider:
-                if holders.reaches(fixture.value(), connection, pool):
+                if holders.reaches(fixture.value(), connection, pool, held_in):
                     return fixture, f"what fixture {fixture.name} returned holds it"
             module = self._module_that_holds(checkout, connection, pool)
             if module and not self._held_before(checkout):
@@ -155,7 +191,11 @@ class Judge:
         files = {file for file in files if self._tree.is_own(file)}
         for name, module in list(sys.modules.items()):
             file = getattr(module, "__file__", None)
-            if file and os.path.realpath(file) in files and holders.reaches(vars(module), connection, pool):
+            if (
+                file
+                and os.path.realpath(file) in files
+                and holders.reaches(vars(module), connection, pool, _held_in(checkout))
+            ):
                 return name
         return ""
 
@@ -185,6 +225,11 @@ class Judge:
         thread = threading.Thread(target=reclaim, name="poolguard-reclaim", daemon=True)
         thread.start()
         thread.join(RECLAIM_LIMIT)
+
+
+def _held_in(checkout: Checkout) -> Callable[[Any], Iterable[object]]:
+    """Tells what objects of a checkout's library hold, where they hold it deep inside."""
+    return getattr(checkout.pool.driver, "held_in", lambda _thing: ())
 
 
 def _end_of(owner: Owner) -> str:

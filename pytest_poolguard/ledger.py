@@ -12,10 +12,11 @@ import threading
 from contextvars import ContextVar
 from threading import get_ident
 from typing import Any
+from weakref import ref
 
 from pytest_poolguard.clock import Clock
 from pytest_poolguard.origin import Origin, capture
-from pytest_poolguard.records import Checkout, Opening, Owner, Pool, Task
+from pytest_poolguard.records import Checkout, Opening, Owner, Pool, Reference, Supply, Task
 
 __all__ = ["Ledger"]
 
@@ -29,6 +30,8 @@ class Ledger:
         self.present = session  #: the owner of whatever is taken now
         #: who was present when the running task was started: tasks inherit it
         self.starter: ContextVar[Owner] = ContextVar("poolguard-starter", default=session)
+        #: what the running code takes and opens, it does for a pool
+        self.supply: ContextVar[Supply | None] = ContextVar("poolguard-supply", default=None)
         self.stops = stops
         self.overdue: list[Checkout] = []  #: those that were out for longer than their owner's limit
         self.pools_seen = 0
@@ -52,9 +55,27 @@ class Ledger:
         record = self.records.get(id(pool))
         return record if record is not None and record.ref() is pool else None
 
-    def add_pool(self, pool: object, driver: Any, label: str, made: Origin, *, made_known: bool) -> Pool:
-        """Remember a pool; ``made`` is where it was made, or else first used."""
-        record = self.records[id(pool)] = Pool(pool, driver, label, made, self.present, made_known=made_known)
+    def add_pool(
+        self,
+        pool: object,
+        driver: Any,
+        label: str,
+        made: Origin,
+        *,
+        made_known: bool,
+        owner: Owner | None = None,
+        reference: Reference = ref,
+    ) -> Pool:
+        """Remember a pool; ``made`` is where it was made, or else first used.
+
+        ``owner`` has made it; by default, and where that one is finished, it is the one who is present.
+        """
+        if owner is None or owner.finished:
+            owner = self.present
+        record = self.records[id(pool)] = Pool(
+            pool, driver, label, made, owner, made_known=made_known, reference=reference
+        )
+        owner.made.append(record)
         self.pools_seen += 1
         return record
 
@@ -65,7 +86,13 @@ class Ledger:
     def opened(self, connection: object, driver: Any) -> Opening:
         """Remember a connection that was just opened, by the caller's caller."""
         opening = Opening(connection, driver, Origin(capture(self.stops, 2)), self.present, self.this_thread())
+        opening.task = self._this_task()
         self._openings[id(connection)] = opening
+        self.present.opened.append(opening)
+        supply = self.supply.get()
+        if supply is not None:
+            opening.pool = supply.pool
+            supply.openings.append(opening)
         return opening
 
     def opening(self, connection: object) -> Opening | None:
@@ -79,8 +106,11 @@ class Ledger:
 
     # checkouts
 
-    def check_out(self, pool: Pool, connection: object) -> Checkout | None:
-        """Note that the caller's caller took a connection; None if it is out already (same pool, same key)."""
+    def check_out(self, pool: Pool, connection: object, skip: int = 2) -> Checkout | None:
+        """Note that the caller's caller took a connection; None if it is out already (same pool, same key).
+
+        ``skip`` is one more where it was the caller of that, and so on: innermost frames that say nothing.
+        """
         key = id(connection)
         known = self._out.get(key)
         if known is not None:
@@ -91,10 +121,13 @@ class Ledger:
         owner = self.present
         ident = get_ident()  # as in this_thread()
         thread = None if ident == self.main_thread else self._threads.get(ident, ident)
-        checkout = Checkout(pool, connection, key, capture(self.stops, 2), owner, self.clock.now(), thread)
+        checkout = Checkout(pool, connection, key, capture(self.stops, skip), owner, self.clock.now(), thread)
         if self.starter.get() is not owner:  # a task that others have started, or a thread
             checkout.task = self._blocked_task()
         self._out[key] = owner.out[key] = checkout
+        supply = self.supply.get()
+        if supply is not None and supply.pool is not pool:
+            supply.checkouts.append(checkout)
         out = len(owner.out)
         if out > owner.peak:  # noqa: PLR1730 - max() costs as much again
             owner.peak = out
@@ -121,19 +154,41 @@ class Ledger:
         if checkout is None or checkout.connection() is not connection:
             return None
         if checkout.pool.ref() is pool:
-            key = checkout.key
-            self._out.pop(key, None)
-            checkout.owner.out.pop(key, None)
-            checkout.returned = True
-            hold = checkout.taken_by.limits.hold
-            if hold is not None:
-                checkout.held = self.clock.now() - checkout.since
-                if checkout.held > hold:
-                    self.overdue.append(checkout)
+            self.end(checkout)
         return checkout
+
+    def dropped(self, checkout: Checkout, *, harmless: bool) -> None:
+        """Note that nobody gave a connection back: its pool has it again since nothing referred to it any longer.
+
+        Its owner is told all the same. It is ``harmless`` where it came back the moment it was let go of, and not
+        whenever garbage was collected.
+        """
+        if self._out.get(checkout.key) is not checkout:
+            return  # it was told, or forgotten
+        self._out.pop(checkout.key, None)
+        checkout.owner.out.pop(checkout.key, None)
+        checkout.returned = True
+        checkout.held = self.clock.now() - checkout.since
+        checkout.dropped = "harmless" if harmless else "collected"
+        checkout.owner.dropped.append(checkout)
+
+    def end(self, checkout: Checkout) -> None:
+        """Note that a checkout is over, whatever has become of its connection."""
+        key = checkout.key
+        if self._out.get(key) is not checkout:  # it is over already
+            return
+        self._out.pop(key, None)
+        checkout.owner.out.pop(key, None)
+        checkout.returned = True
+        hold = checkout.taken_by.limits.hold
+        if hold is not None:
+            checkout.held = self.clock.now() - checkout.since
+            if checkout.held > hold:
+                self.overdue.append(checkout)
 
     def pool_closes(self, record: Pool) -> None:
         """Note that the caller's caller closes a pool, for the connections of it that are out."""
+        record.was_closed = True
         for checkout in self.outstanding():
             if checkout.pool is record:
                 checkout.closed_with_pool = Origin(capture(self.stops, 2))
@@ -152,6 +207,15 @@ class Ledger:
         ident = get_ident()
         # Not threading.current_thread(): that makes, and keeps, a dummy for a foreign thread.
         return None if ident == self.main_thread else self._threads.get(ident, ident)
+
+    def _this_task(self) -> Task | None:
+        """The running asyncio task, where somebody has imported asyncio and runs one."""
+        asyncio = sys.modules.get("asyncio")
+        try:
+            task = asyncio.current_task() if asyncio is not None else None
+        except RuntimeError:  # no loop runs here
+            return None
+        return Task(task, self.starter.get()) if task is not None else None
 
     def held_by(self, connection: object) -> Checkout | None:
         """The checkout of a connection that is out."""
@@ -184,13 +248,14 @@ class Ledger:
         """A leak was reported: nobody answers for it any longer."""
         self._out.pop(checkout.key, None)
         checkout.owner.out.pop(checkout.key, None)
-        opening = self.opening(checkout.connection())
+        opening = self.opening(checkout.to_server())
         if opening is not None:
             opening.told = True
 
     def forget(self) -> None:
         """Strike out everything that is out: the books have become wrong."""
         for checkout in self.outstanding():
+            checkout.owner.dropped.clear()
             self.settle(checkout)
         self.overdue.clear()
 

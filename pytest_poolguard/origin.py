@@ -15,7 +15,7 @@ from types import CodeType, FrameType
 
 from pytest_poolguard.redaction import redacted
 
-__all__ = ["Origin", "Place", "SourceTree", "capture", "line_of", "printable"]
+__all__ = ["Origin", "Place", "SourceTree", "capture", "capture_from", "line_of", "printable"]
 
 #: Frames kept of one origin, innermost first; a deeper recursion loses its outer end.
 DEPTH = 200
@@ -52,6 +52,15 @@ def capture(stops: frozenset[str], skip: int) -> list[CodeType | int]:
         add(frame.f_lasti)
         frame = frame.f_back
     del stack[2 * DEPTH :]
+    return stack
+
+
+def capture_from(frame: FrameType | None, stops: frozenset[str]) -> list[CodeType | int]:
+    """Note a stack from a given frame on, as :func:`capture` does: one that another stack goes on with."""
+    stack: list[CodeType | int] = []
+    while frame is not None and frame.f_code.co_filename not in stops and len(stack) < 2 * DEPTH:
+        stack += (frame.f_code, frame.f_lasti)
+        frame = frame.f_back
     return stack
 
 

@@ -498,7 +498,7 @@ async def test_it(pool):
 """
     )
     result.assert_outcomes(failed=1)
-    assert "whoever waited for that was cancelled" in result.findings[0]["note"]
+    assert "whoever waited for it was cancelled" in result.findings[0]["note"]
 
 
 # threads of those who run the tests

@@ -1,72 +1,96 @@
-"""Which task holds a connection that was just taken, and who waits for that task.
+"""Who waits for a task: code that runs in a task of its own, and where it was asked for.
 
-``asyncio.gather(pool.getconn(), …)`` runs each call in a task of its own, with no code of the project on its
-stack: there, the line that waits for the task is the one that took the connection.
+``asyncio.wait_for``, ``gather`` and their like make a task of what they are given. Its stack ends there; the code
+that wants its value waits in another task.
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
-import sys
-import types
-from collections.abc import Iterator
+import gc
+from collections.abc import Callable
+from types import CodeType, FrameType
 from typing import Any
 
-from pytest_poolguard.ledger import Ledger
-from pytest_poolguard.records import Checkout, Task
-from pytest_poolguard.whereabouts import of_task
+__all__ = ["splice", "waiting_for"]
 
-__all__ = ["ASYNCHRONOUS", "Waiter", "note_task", "waiter"]
-
-#: Flags of the code that awaits. Where the caller of a library's coroutine has none, an event loop calls it.
-ASYNCHRONOUS = inspect.CO_COROUTINE | inspect.CO_ITERABLE_COROUTINE | inspect.CO_ASYNC_GENERATOR
+#: Tasks that wait for each other, one after the other.
+CHAIN = 5
+#: References from a task's callbacks to the task that waits: a partial, a closure and its cell, a future.
+STEPS = 6
 
 
-class Waiter:
-    """Who waits for a task that runs a library's call alone, and where."""
+def splice(
+    stack: list[CodeType | int], task: Any, plumbing: Callable[[str], bool], is_task: Callable[[Any], bool]
+) -> Any:
+    """Go on with a captured stack in the tasks that wait for its task, until there is more than plumbing.
 
-    def __init__(self, task: Any, ledger: Ledger) -> None:
-        self.task = Task(task, ledger.starter.get())
-        self.stack = [part for frame in of_task(self.task) for part in frame]
-        task.add_done_callback(functools.partial(_note_end, self.task))
-
-
-def _note_end(record: Task, task: Any) -> None:
-    record.was_cancelled = task.cancelled()
-
-
-def note_task(checkout: Checkout, running: Any, ledger: Ledger, waiter: Waiter | None = None) -> None:
-    """Note the ``running`` task as the holder."""
-    holder = checkout.task = Task(running, ledger.starter.get())
-    if waiter is not None:
-        holder.awaited_by = waiter.task
-        checkout.stack[:0] = waiter.stack
-
-
-def waiter(ledger: Ledger) -> Waiter | None:
-    """Who waits for the running task: by itself, or through gather(), wait_for(), shield() and the like.
-
-    To be asked at the beginning of a call: at its end it may have been cancelled.
+    The frames of the event loop, and of what runs it, stay behind those. Returns the task to whom the value goes.
+    ``plumbing`` tells the source files of asyncio and of the library.
     """
-    asyncio = sys.modules["asyncio"]
-    running = asyncio.current_task()
-    bound = [thing for callback, *_ in getattr(running, "_callbacks", None) or () for thing in _bound(callback)]
-    ends = {id(thing) for thing in bound}
-    waiting = next((thing for thing in bound if isinstance(thing, asyncio.Task)), None)
-    if waiting is None and ends:
-        tasks = asyncio.all_tasks(running.get_loop())
-        waiting = next((task for task in tasks if id(getattr(task, "_fut_waiter", None)) in ends), None)
-    return Waiter(waiting, ledger) if waiting is not None else None
+    loop = next((n for n in range(0, len(stack), 2) if not _is_awaitable(stack[n])), len(stack))
+    if any(not plumbing(stack[n].co_filename) for n in range(0, loop, 2)):  # type: ignore[union-attr]
+        return task
+    inserted: list[CodeType | int] = []
+    holder = task
+    for _ in range(CHAIN):
+        waiting = waiting_for(holder, is_task)
+        if waiting is None:
+            return task
+        holder = waiting
+        frames = _frames(holder)
+        for frame in frames:
+            inserted += (frame.f_code, frame.f_lasti)
+        if any(not plumbing(frame.f_code.co_filename) for frame in frames):
+            stack[loop:loop] = inserted
+            return holder
+    return task
 
 
-def _bound(callback: Any) -> Iterator[Any]:
-    """What a done callback goes on to: futures, or the task that it wakes up."""
-    if isinstance(callback, functools.partial):
-        yield from callback.args
-    elif isinstance(callback, types.FunctionType):
-        yield from inspect.getclosurevars(callback).nonlocals.values()
-    else:
-        owner = getattr(callback, "__self__", None)
-        yield owner
-        yield getattr(owner, "_parent_task", None)  # asyncio.TaskGroup
+def _is_awaitable(code: Any) -> bool:
+    return bool(code.co_flags & 0x3A0)  # a coroutine or generator, of any kind
+
+
+def _frames(task: Any) -> list[FrameType]:
+    """The frames of a suspended task, innermost first."""
+    frames = []
+    waiting = task.get_coro()
+    while waiting is not None:
+        for kind in ("cr", "gi", "ag"):
+            frame = getattr(waiting, f"{kind}_frame", None)
+            if frame is not None:
+                frames.append(frame)
+                break
+        else:
+            break
+        waiting = getattr(waiting, "gi_yieldfrom" if kind == "gi" else f"{kind}_await", None)
+    return frames[::-1]
+
+
+def waiting_for(task: Any, is_task: Callable[[Any], bool]) -> Any:
+    """The task that is woken up when a task is done; None where no such task can be found."""
+    level = [callback for callback, *_ in getattr(task, "_callbacks", None) or ()]
+    seen = {id(task)}
+    for _ in range(STEPS):
+        following: list[Any] = []
+        for thing in level:
+            if id(thing) in seen:
+                continue
+            seen.add(id(thing))
+            if is_task(thing):
+                return thing
+            callbacks = getattr(thing, "_callbacks", None) if hasattr(thing, "get_loop") else None
+            following += [callback for callback, *_ in callbacks or ()]
+            following += _references(thing)
+        level = following
+    return None
+
+
+def _references(callback: Any) -> list[Any]:
+    """What a callback keeps: of a function only what it closes over, never its module."""
+    closure = getattr(callback, "__closure__", None)
+    if closure is not None:
+        return [referent for cell in closure for referent in gc.get_referents(cell)]
+    own = getattr(callback, "__self__", None)  # a bound method: a task's own way to be woken up
+    if own is not None:
+        return [own, getattr(own, "_parent_task", None)]  # the latter of an asyncio.TaskGroup
+    return list(getattr(callback, "args", ()))

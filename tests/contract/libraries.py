@@ -41,16 +41,23 @@ class Library:
     cure: str  #: part of the hint
     take_soon: str  #: takes a connection within moments or not at all
     refused: str = ""  #: what it raises when it is given what is not its own; empty where it takes no notice
+    refused_by_others: str = ""  #: what another pool raises, if that is something else
     other_pool: str = ""  #: what the hint says of one given to another pool; empty where that can't be done
     query: str = 'conn.cursor().execute("SELECT 1")'
     status: str = "idle in transaction"  #: after a query
     pid: str = "conn.info.backend_pid"
     is_async: bool = False
+    collects: bool = False  #: whether it takes back a connection that the garbage collector has found
 
     @property
     def refusal(self) -> str:
         """Begins a block in which the pool is given what is not its own."""
         return f"pytest.raises({self.refused})" if self.refused else "contextlib.nullcontext()"
+
+    @property
+    def refusal_by_others(self) -> str:
+        """The same, for a connection of another pool."""
+        return f"pytest.raises({self.refused_by_others})" if self.refused_by_others else self.refusal
 
     @property
     def define(self) -> str:
@@ -97,6 +104,49 @@ def _psycopg_pool(pool_class: str, minimum: int, *, is_async: bool) -> Library:
     )
 
 
+def _sqlalchemy(pool_class: str, driver: str, *, is_async: bool) -> Library:
+    """An engine; ``conn`` is its ``Connection``."""
+    wait, word = ("await ", "async ") if is_async else ("", "")
+    create = "create_async_engine" if is_async else "create_engine"
+    sized = pool_class != "NullPool"
+    size = "pool_size=1, max_overflow={size} - 1, pool_timeout=20" if sized else "poolclass=NullPool"
+    return Library(
+        name="sqlalchemy",
+        pool_class=pool_class,
+        imports=f"""
+from sqlalchemy import Engine, NullPool, event, text
+from sqlalchemy.exc import TimeoutError
+from {"sqlalchemy.ext.asyncio" if is_async else "sqlalchemy"} import {create}
+
+URL = "postgresql+{driver}" + os.environ["SUITE_DSN"].removeprefix("postgresql")
+
+connections = []
+
+@event.listens_for(Engine, "engine_connect")
+def keep(conn):
+    connections.append([[[[[conn]]]]])  # what nobody refers to comes back by itself
+
+{word}def soon(pool):
+    own, pool.pool._timeout = pool.pool._timeout, 0.1
+    try:
+        return {wait}pool.connect()
+    finally:
+        pool.pool._timeout = own
+""",
+        make=f"pool = {create}(URL, {size})",
+        take=f"{wait}pool.connect()",
+        take_soon=f"{wait}soon(pool)",
+        give=f"{wait}conn.close()",
+        close=f"{wait}pool.dispose()",
+        exhausted="TimeoutError" if sized else "",
+        query=f'{wait}conn.execute(text("SELECT 1"))',
+        pid=f'({wait}conn.execute(text("SELECT pg_backend_pid()"))).scalar()',
+        cure=f"use `{word}with engine.connect() as conn:`",
+        is_async=is_async,
+        collects=True,
+    )
+
+
 LIBRARIES = (
     Library(
         name="psycopg2",
@@ -112,8 +162,30 @@ LIBRARIES = (
         other_pool="putconn() of another pool",
         cure="call putconn() in a finally block",
     ),
+    Library(
+        name="asyncpg",
+        pool_class="Pool",
+        imports="import asyncpg",
+        make="pool = await asyncpg.create_pool(DSN, min_size=1, max_size={size})",
+        take="await pool.acquire()",
+        take_soon="await pool.acquire(timeout=0.1)",
+        give="await pool.release(conn)",
+        close="pool.terminate()",
+        exhausted="asyncio.TimeoutError",
+        refused_by_others="asyncpg.InterfaceError",
+        other_pool="release() of another pool",
+        query='await conn.execute("SELECT 1")',
+        status="idle",
+        pid="conn.get_server_pid()",
+        cure="use `async with pool.acquire() as conn:`",
+        is_async=True,
+    ),
     _psycopg_pool("ConnectionPool", 1, is_async=False),
     _psycopg_pool("NullConnectionPool", 0, is_async=False),
     _psycopg_pool("AsyncConnectionPool", 1, is_async=True),
     _psycopg_pool("AsyncNullConnectionPool", 0, is_async=True),
+    _sqlalchemy("QueuePool", "psycopg2", is_async=False),
+    _sqlalchemy("NullPool", "psycopg", is_async=False),
+    _sqlalchemy("AsyncAdaptedQueuePool", "asyncpg", is_async=True),
+    _sqlalchemy("NullPool", "psycopg", is_async=True),
 )
