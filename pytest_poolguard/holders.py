@@ -64,7 +64,7 @@ def wait(checkouts: Iterable[Checkout], grace: float, workers: Container[threadi
 
 
 def _another_thread_could_return(checkout: Checkout, workers: Container[threading.Thread]) -> bool:
-    if checkout.task is not None:  # then code that its loop runs
+    if checkout.task is not None and not checkout.task.is_blocking:  # then code that its loop runs
         loop = checkout.task.loop()
         return loop is not None and loop.is_running() and (checkout.task.is_alive() or is_referenced(checkout))
     me = threading.current_thread()
