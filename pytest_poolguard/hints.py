@@ -100,6 +100,11 @@ class Hints:
             )
         if keeper is None:
             return self._terms.cure
+        if self._terms.with_returns and keeper.source is not None and keeper.source.is_with(keeper.call):
+            return (
+                f"{keeper.name} has not left its `with …{self._take}()` block: "
+                "the task or generator that it runs in did not come to its end"
+            )
         return self._entered(keeper) or self._unreached(checkout, keeper) or self._kept(checkout, keeper)
 
     def _seen(self, checkout: Checkout) -> str:
@@ -119,7 +124,7 @@ class Hints:
 
     def _opens_with(self, checkout: Checkout, keeper: Keeper) -> bool:
         """Whether it stands in a ``with`` statement, which is the library's own and so does not return it."""
-        if keeper.source is None or keeper.call is None:
+        if keeper.source is None or keeper.call is None or self._terms.with_returns:
             return False
         connection = checkout.connection()
         statement = keeper.source.parent(keeper.call)
@@ -135,11 +140,16 @@ class Hints:
             return ""
         leaving = LEAVING[function.name]
         leave = keeper.source.sibling(function, leaving)
-        lines = [call.lineno for call in calls(leave, self._give)] if leave is not None else []
-        if not lines:
+        if leave is None:
+            return ""
+        backs, called = list(calls(leave, self._give)), self._give
+        if not backs:
+            backs = keeper.source.left_by_hand(function, keeper.place.line, leave)
+            called = printable(ast.unparse(backs[0].func)) if backs else ""
+        if not backs:
             return ""
         return (
-            f"{leaving} did not get to its {self._give}() in line {lines[0]}; "
+            f"{leaving} did not get to its {called}() in line {backs[0].lineno}; "
             f"it is not called at all if {function.name} raises after taking the connection"
         )
 

@@ -65,6 +65,10 @@ class Source(Syntax):
         parent = self.parents.get(node)
         return self.parents.get(parent) if isinstance(parent, ast.withitem) else parent
 
+    def is_with(self, call: ast.Call | None) -> bool:
+        """Whether a ``with`` statement enters what a call returns."""
+        return call is not None and isinstance(self.parents.get(call), ast.withitem)
+
     def variable(self, call: ast.Call) -> str:
         """The local variable that takes a call's value, if nothing else is ever put into it."""
         parent = self.parents.get(call)
@@ -143,6 +147,19 @@ class Source(Syntax):
         return True
 
     # where it is given back
+
+    def left_by_hand(self, enter: Function, line: int, leave: Function) -> list[ast.Call]:
+        """The calls of ``__exit__`` that leave what a line calls ``__enter__`` of, each in the method of that name."""
+        entered = [
+            ast.dump(call.func.value)
+            for call in calls(enter, enter.name)
+            if isinstance(call.func, ast.Attribute) and call.lineno <= line <= (call.end_lineno or 0)
+        ]
+        return [
+            call
+            for call in calls(leave, leave.name)
+            if isinstance(call.func, ast.Attribute) and ast.dump(call.func.value) in entered
+        ]
 
     def returns(self, call: ast.Call, give: str) -> list[ast.Call]:
         """The calls of ``give`` that get the value of ``call``, in its function, after it, on a way from it."""

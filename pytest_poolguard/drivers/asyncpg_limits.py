@@ -4,6 +4,8 @@ After a leak, ``acquire()`` and ``close()`` wait for ever. With a limit they rai
 it is over, and the error names who has the connections.
 """
 
+# ruff: noqa: SLF001 - a pool has no public way to another size
+
 from __future__ import annotations
 
 import sys
@@ -27,7 +29,7 @@ class Limited:
 
     def __init__(self, watch: Watch) -> None:
         self.library: ModuleType | None = None  #: ``asyncpg.pool``, once it is imported
-        self.grown = False  #: a pool may have grown for a marker's sake
+        self.any_grown = False  #: a pool may have grown for a marker's sake
         self._watch = watch
         self._entered: weakref.WeakKeyDictionary[Pool, int] = weakref.WeakKeyDictionary()
 
@@ -58,14 +60,14 @@ class Limited:
         finally:
             self._leave(record, limits.max)
         # release() takes the timeout of acquire() for its own
-        proxy._holder._timeout = timeout  # noqa: SLF001
+        proxy._holder._timeout = timeout
         return proxy
 
-    async def close(self, original: Callable[..., Any], pool: Any, record: Pool | None, seconds: float) -> None:
+    async def close(self, original: Callable[..., Any], pool: Any, record: Pool, seconds: float) -> None:
         """Close a pool, or terminate it if what is out does not come back in time."""
         __tracebackhide__ = True
         asyncio = sys.modules["asyncio"]
-        if record is None or not self._out(record):
+        if not self._out(record):
             await original(pool)  # it waits for nobody
             return
         now = asyncio.get_running_loop().time
@@ -103,7 +105,7 @@ class Limited:
         if self._out(record) + entered >= maximum:
             return False
         self._entered[record] = entered + 1
-        if pool._queue.empty() and len(pool._holders) < maximum:  # noqa: SLF001
+        if pool._queue.empty() and len(pool._holders) < maximum:
             self._grow(pool)
         return True
 
@@ -115,20 +117,20 @@ class Limited:
         """Give a pool one place more, as it makes them itself."""
         holder = self.library.PoolConnectionHolder(  # type: ignore[union-attr]
             pool,
-            max_queries=pool._max_queries,  # noqa: SLF001
-            setup=pool._setup,  # noqa: SLF001
-            max_inactive_time=pool._max_inactive_connection_lifetime,  # noqa: SLF001
+            max_queries=pool._max_queries,
+            setup=pool._setup,
+            max_inactive_time=pool._max_inactive_connection_lifetime,
         )
-        self.grown = True
-        pool._holders.append(holder)  # noqa: SLF001
-        pool._queue._maxsize = len(pool._holders)  # noqa: SLF001
-        pool._queue.put_nowait(holder)  # noqa: SLF001
+        self.any_grown = True
+        pool._holders.append(holder)
+        pool._queue._maxsize = len(pool._holders)
+        pool._queue.put_nowait(holder)
 
     def cut_down(self, pool: Any) -> None:
         """Take back the places that a pool has beyond its own, as far as nobody uses them."""
-        while len(pool._holders) > pool._maxsize and not pool._queue.empty():  # noqa: SLF001
-            holder = pool._queue.get_nowait()  # noqa: SLF001
-            holder._maybe_cancel_inactive_callback()  # noqa: SLF001
-            pool._holders.remove(holder)  # noqa: SLF001
-            pool._queue._maxsize = max(len(pool._holders), pool._maxsize)  # noqa: SLF001
+        while len(pool._holders) > pool._maxsize and not pool._queue.empty():
+            holder = pool._queue.get_nowait()
+            holder._maybe_cancel_inactive_callback()
+            pool._holders.remove(holder)
+            pool._queue._maxsize = max(len(pool._holders), pool._maxsize)
             holder.terminate()
