@@ -40,8 +40,13 @@ class Source(Syntax):
         found = [call for call in calls(self.module, name) if call.lineno <= line <= (call.end_lineno or 0)]
         end = _end_of_instruction(code, offset)
         if end is not None:
-            found = [call for call in found if (call.end_lineno, call.end_col_offset) == end]
+            found = [call for call in found if end in (_end(call), self._end_of_with(call))]
         return found[0] if len(found) == 1 else None
+
+    def _end_of_with(self, call: ast.Call) -> tuple[int | None, int | None] | None:
+        """Where the ``async with`` ends that enters a call's value: before 3.13, it makes its instructions itself."""
+        statement = self.parent(call) if self.is_with(call) else None
+        return _end(statement) if isinstance(statement, ast.AsyncWith) else None
 
     def function(self, code: CodeType) -> Function | None:
         """The function that a code object was made from."""
@@ -236,6 +241,10 @@ def _end_of_instruction(code: CodeType, offset: int) -> tuple[int | None, int | 
         return None
     _, line, _, column = next(itertools.islice(code.co_positions(), offset // 2, None), (None,) * 4)
     return (line, column) if line is not None and column is not None else None
+
+
+def _end(node: ast.expr | ast.stmt) -> tuple[int | None, int | None]:
+    return node.end_lineno, node.end_col_offset
 
 
 def _name(node: ast.AST | None) -> str:
