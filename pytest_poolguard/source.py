@@ -44,7 +44,7 @@ class Source(Syntax):
         return found[0] if len(found) == 1 else None
 
     def _end_of_with(self, call: ast.Call) -> tuple[int | None, int | None] | None:
-        """Where the ``async with`` ends that enters a call's value: before 3.13, it makes its instructions itself."""
+        """Where the ``async with`` ends that enters a call's value: up to 3.12 its text is all of it."""
         statement = self.parent(call) if self.is_with(call) else None
         return _end(statement) if isinstance(statement, ast.AsyncWith) else None
 
@@ -154,7 +154,7 @@ class Source(Syntax):
     # where it is given back
 
     def left_by_hand(self, enter: Function, line: int, leave: Function) -> list[ast.Call]:
-        """The calls of ``__exit__`` that leave what a line calls ``__enter__`` of, each in the method of that name."""
+        """The calls of ``__exit__``, in the method of that name, on what a line of ``__enter__`` enters so."""
         entered = [
             ast.dump(call.func.value)
             for call in calls(enter, enter.name)

@@ -1,8 +1,10 @@
 """asyncpg: ``asyncpg.connect`` and ``Pool``.
 
-Every way to a pool's connection awaits ``Pool._acquire``. Every way back is either ``Pool.release`` or, where a
-connection is closed while it is out, ``_release_on_close`` of its ``PoolConnectionHolder``: that frees its slot, too.
+Every way to a pool's connection awaits ``Pool._acquire``. The ways back are ``Pool.release`` and, for a
+connection that is closed while it is out, ``PoolConnectionHolder._release_on_close``: that frees its slot, too.
 """
+
+# ruff: noqa: SLF001 - what counts are the library's own ways, not those that it shows
 
 from __future__ import annotations
 
@@ -77,7 +79,7 @@ class Asyncpg:
         return sum(holder.is_connected() and holder.is_idle() for holder in list(getattr(pool, "_holders", ())))
 
     def workers(self, _pool: Any) -> Iterable[threading.Thread]:
-        """asyncpg has none."""
+        """There are none."""
         return ()
 
     def reclaim(self, checkout: Checkout) -> None:
@@ -85,7 +87,7 @@ class Asyncpg:
         connection: Any = checkout.connection()
         if connection is None:
             return
-        loop = connection._loop  # noqa: SLF001
+        loop = connection._loop
         if loop.is_running():
             loop.call_soon_threadsafe(terminate, connection)
         else:
@@ -131,12 +133,10 @@ class Asyncpg:
             __tracebackhide__ = True
             connection = await original(*args, **kwargs)
             if watch.active:
-                try:
+                with watch.noting("a new connection"):
                     opening = watch.ledger.opened(connection, notes.driver)
                     opening.backend_pid = state(connection).backend_pid
                     notes.holder(opening.opened)
-                except Exception as error:
-                    watch.on_fault("noting a new connection", error)
             return connection
 
         return _connect
@@ -149,10 +149,8 @@ class Asyncpg:
             __tracebackhide__ = True
             original(self, *args, **kwargs)
             if watch.active:
-                try:
+                with watch.noting("a pool"):
                     notes.is_made(self)
-                except Exception as error:
-                    watch.on_fault("noting a pool", error)
 
         return __init__
 
@@ -164,12 +162,10 @@ class Asyncpg:
             __tracebackhide__ = True
             await original(self)
             if watch.active:
-                try:
+                with watch.noting("a new connection"):
                     opening = watch.ledger.opening(self._con)
                     if opening is not None:
                         opening.pool = notes.record(self._pool)
-                except Exception as error:
-                    watch.on_fault("noting a new connection", error)
 
         return connect
 
@@ -236,11 +232,9 @@ class Asyncpg:
         def _release_on_close(self: Any) -> None:
             __tracebackhide__ = True
             if watch.active:
-                try:
+                with watch.noting("a return"):
                     if self._proxy is not None and not notes.is_lost(self._proxy):
                         ledger.give_back(self._pool, self._proxy._con)
-                except Exception as error:
-                    watch.on_fault("noting a return", error)
             original(self)
 
         return _release_on_close
@@ -252,13 +246,11 @@ class Asyncpg:
         def terminate(self: Any) -> None:
             __tracebackhide__ = True
             if watch.active:
-                try:
+                with watch.noting("that a pool was closed"):
                     record = ledger.pool(self)
                     if record is not None and not self._closed:
                         ledger.pool_closes(record)
                         notes.are_lost(record)
-                except Exception as error:
-                    watch.on_fault("noting that a pool was closed", error)
             original(self)
 
         return terminate

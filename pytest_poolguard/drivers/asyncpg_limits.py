@@ -1,7 +1,7 @@
-"""A marker's and the settings' limits for asyncpg: an end to the two waits that have none, and pools of another size.
+"""Limits for asyncpg's pools: an end to the two waits that have none, and pools of another size.
 
-After a leak, ``acquire()`` and ``close()`` wait for ever. With a limit they raise asyncpg's own kind of error when
-it is over, and the error names who has the connections.
+After a leak, ``acquire()`` and ``close()`` wait for ever. With a limit they raise asyncpg's own kind of error
+when it is over, and the error names who has the connections.
 """
 
 # ruff: noqa: SLF001 - a pool has no public way to another size
@@ -20,8 +20,9 @@ from pytest_poolguard.records import Limits, Pool
 
 __all__ = ["Limited"]
 
-#: Seconds that are left to a call whose time is up: asyncpg treats none at all in another way.
-LAST = 0.001
+#: Seconds that are left to a call whose time is up. None at all asyncpg treats in another way, and a loop's clock
+#: may be early by its resolution.
+LAST = 0.02
 
 
 class Limited:
@@ -36,7 +37,7 @@ class Limited:
     async def acquire(
         self, original: Callable[..., Any], pool: Any, record: Pool | None, timeout: float | None, limits: Limits
     ) -> Any:
-        """Acquire a connection as ``Pool._acquire``, the ``original``, does, but not longer nor more than allowed."""
+        """Acquire a connection as ``Pool._acquire``, the ``original``, does, within what is allowed."""
         __tracebackhide__ = True
         asyncio = sys.modules["asyncio"]
         bound = limits.timeout is not None and (timeout is None or timeout > limits.timeout)
@@ -76,7 +77,7 @@ class Limited:
             async with self.library.compat.timeout(seconds):  # type: ignore[union-attr]
                 await original(pool)
         except asyncio.TimeoutError:
-            if now() < end:
+            if now() < end - LAST:
                 raise
             text = f"{record.label}.close() waited {seconds:g} s for what is out, and terminated the pool"
             raise asyncio.TimeoutError(self._with_holders(text, record)) from None
@@ -86,7 +87,7 @@ class Limited:
     def _no_connection(self, pool: Any, record: Pool | None, seconds: float | None, maximum: int | None) -> str:
         name = record.label if record is not None else type(pool).__name__
         allowed = f", of which max={maximum} may be out" if maximum is not None else ""
-        return self._with_holders(f"no connection of {name}{allowed} within {seconds:g} s", record)
+        return self._with_holders(f"no connection within {seconds:g} s of {name}{allowed}", record)
 
     def _with_holders(self, text: str, record: Pool | None) -> str:
         holders = self._watch.holders(record) if record is not None else []

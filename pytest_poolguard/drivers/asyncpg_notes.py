@@ -1,7 +1,7 @@
 """What is noted of asyncpg's pools and connections.
 
-The ledger knows a connection itself, which is the same one again and again, not the proxy that stands for it while
-it is out: a proxy refuses weak references, and nothing but the connection leads to it.
+The ledger knows a connection itself, which is the same one again and again, not the proxy that stands for it
+while it is out: a proxy refuses weak references, and nothing but the connection leads to it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,10 @@ class Notes:
 
     def known(self, pool: Any) -> Pool | None:
         """The record of a pool that is asked for a connection; None for one that will refuse."""
-        return self.record(pool) if pool._initialized and not is_closing(pool) else None  # noqa: SLF001
+        with self._watch.noting("a pool"):
+            if pool._initialized and not is_closing(pool):  # noqa: SLF001
+                return self.record(pool)
+        return None
 
     # holders
 
@@ -91,11 +94,11 @@ class Notes:
             return None
         return splice(stack, task, self._plumbing.__getitem__, lambda thing: isinstance(thing, asyncio.Task))
 
-    # returns
+    # ways back
 
     def not_returned(self, pool: Any, proxy: Any, checkout: Checkout, error: BaseException) -> None:
         """A release raised: the connection is still out if its proxy still has it."""
-        try:
+        with self._watch.noting("a failed return"):
             own = checkout.pool.ref() is pool
             if own and proxy._con is None:  # noqa: SLF001
                 return
@@ -103,8 +106,6 @@ class Notes:
                 self._watch.ledger.put_back(checkout)
             reason = printable(f"{type(error).__name__}: {error}".strip().partition("\n")[0])
             checkout.cause = ("release raised", reason) if own else ("returned to another pool", "")
-        except Exception as fault:
-            self._watch.on_fault("noting a failed return", fault)
 
     def are_lost(self, record: Pool) -> None:
         """A pool is terminated: what is out of it can't be looked at any more, but may be released yet."""
