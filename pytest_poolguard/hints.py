@@ -101,7 +101,12 @@ class Hints:
             )
         if keeper is None:
             return self._terms.cure
-        return self._entered(keeper) or self._unreached(checkout, keeper) or self._kept(checkout, keeper)
+        return (
+            self._inside(keeper)
+            or self._entered(keeper)
+            or self._unreached(checkout, keeper)
+            or self._kept(checkout, keeper)
+        )
 
     def _seen(self, checkout: Checkout) -> str:
         """The hint where the driver has seen what went wrong."""
@@ -122,7 +127,7 @@ class Hints:
 
     def _opens_with(self, checkout: Checkout, keeper: Keeper) -> bool:
         """Whether it stands in a ``with`` statement, which is the library's own and so does not return it."""
-        if keeper.source is None or keeper.call is None:
+        if keeper.source is None or keeper.call is None or self._terms.with_returns:
             return False
         connection = checkout.connection()
         statement = keeper.source.parent(keeper.call)
@@ -131,6 +136,15 @@ class Hints:
         leave = "__exit__" if isinstance(statement, ast.With) else "__aexit__"
         return connection is None or self._is_librarys(type(connection), leave)
 
+    def _inside(self, keeper: Keeper) -> str:
+        """The hint for a ``with`` statement that would return it."""
+        if not self._terms.with_returns or keeper.source is None or not keeper.source.is_with(keeper.call):
+            return ""
+        return (
+            f"{keeper.name} has not left its `with …{self._take}()` block: "
+            "the task or generator that it runs in did not come to its end"
+        )
+
     def _entered(self, keeper: Keeper) -> str:
         """The hint for a context manager whose ``__exit__`` returns the connection."""
         function = keeper.function
@@ -138,11 +152,16 @@ class Hints:
             return ""
         leaving = LEAVING[function.name]
         leave = keeper.source.sibling(function, leaving)
-        lines = [call.lineno for call in calls(leave, self._give)] if leave is not None else []
-        if not lines:
+        if leave is None:
+            return ""
+        backs, called = list(calls(leave, self._give)), self._give
+        if not backs:
+            backs = keeper.source.left_by_hand(function, keeper.place.line, leave)
+            called = printable(ast.unparse(backs[0].func)) if backs else ""
+        if not backs:
             return ""
         return (
-            f"{leaving} did not get to its {self._give}() in line {lines[0]}; "
+            f"{leaving} did not get to its {called}() in line {backs[0].lineno}; "
             f"it is not called at all if {function.name} raises after taking the connection"
         )
 
