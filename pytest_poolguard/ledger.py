@@ -8,6 +8,7 @@ operations are atomic; each method is built from those.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextvars import ContextVar
 from threading import get_ident
 from typing import Any
@@ -38,11 +39,21 @@ class Ledger:
         self.main_thread = threading.main_thread().ident or 0
         self._threads: dict[int, Any] = getattr(threading, "_active", {})
         self._lost = 0
+        self._on_limits: list[Callable[[], None]] = []
 
     def now_present(self, owner: Owner) -> None:
         """From now on an owner answers for what is taken, and for the tasks that are started."""
         self.present = owner
         self.starter.set(owner)
+        if self._on_limits and owner.limits.bound_taking:
+            self.once_limited()
+
+    def once_limited(self, prepare: Callable[[], None] | None = None) -> None:
+        """Have something prepared as soon as an owner has limits for taking connections: most never have."""
+        if prepare is not None:
+            self._on_limits.append(prepare)
+        while self._on_limits and self.present.limits.bound_taking:
+            self._on_limits.pop()()
 
     # pools and connections
 
@@ -120,6 +131,19 @@ class Ledger:
                 if checkout.held > hold:
                     self.overdue.append(checkout)
         return checkout
+
+    def returned(self, checkout: Checkout) -> None:
+        """Note that a connection is given to its pool, as :meth:`give_back` does, where the checkout is known."""
+        key = checkout.key
+        if self._out.get(key) is checkout:
+            self._out.pop(key, None)
+            checkout.owner.out.pop(key, None)
+            checkout.returned = True
+            hold = checkout.taken_by.limits.hold
+            if hold is not None:
+                checkout.held = self.clock.now() - checkout.since
+                if checkout.held > hold:
+                    self.overdue.append(checkout)
 
     def dropped(self, checkout: Checkout, *, harmless: bool) -> None:
         """Note that nobody gave a connection back: its pool has it again since nothing referred to it any longer.
