@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
+from collections import Counter
+from typing import Any
 
 from pytest_poolguard.drivers.interface import State, Terms
-from pytest_poolguard.findings import CHECKED_OUT, HELD_TOO_LONG, SERVER_BACKEND, WARNED, Finding
+from pytest_poolguard.findings import (
+    CHECKED_OUT,
+    HELD_TOO_LONG,
+    NOT_CLOSED,
+    POOL_NOT_CLOSED,
+    SERVER_BACKEND,
+    WARNED,
+    Finding,
+    connections,
+)
 from pytest_poolguard.hints import Hints
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.origin import Place, SourceTree, printable
 from pytest_poolguard.records import Checkout, Opening, Owner, Pool
 
 __all__ = ["Describe"]
+
+#: Places that one message names.
+HOLDERS = 5
 
 
 class Describe:
@@ -27,17 +42,19 @@ class Describe:
     def leak(self, checkout: Checkout) -> Finding:
         """A connection that was not returned, as things are now."""
         connection = checkout.connection()
-        state = checkout.pool.driver.state(connection) if connection is not None else State()
+        state = checkout.last_state
+        if state is None:
+            state = checkout.pool.driver.state(connection) if connection is not None else State()
         finding = self._checkout(CHECKED_OUT, checkout)
         finding.backend_pid = state.backend_pid or self._pid_at_opening(checkout.to_server())
         finding.transaction_status = "broken" if state.broken else "closed" if state.closed else state.transaction
         hints = self._hints_of(checkout)
         keeper = hints.keeper(checkout)
         finding.hint = hints.hint(checkout, keeper, connection_closed=state.closed, broken=state.broken)
-        if connection is None:
-            finding.note = _lost(checkout)
-        elif checkout.closed_with_pool is not None:
+        if checkout.closed_with_pool is not None:
             finding.closed_at = self._tree.site(checkout.closed_with_pool)
+        elif connection is None:
+            finding.note = _lost(checkout)
         return finding
 
     def dropped(self, checkout: Checkout) -> Finding:
@@ -63,20 +80,71 @@ class Describe:
 
     def backend(self, opening: Opening, server: dict[str, str], reason_to_stay: str = "") -> Finding:
         """A connection that this process still has open at the end of the run."""
-        finding = self._finding(SERVER_BACKEND, opening.driver.library, opening.pool, opening.owner)
-        finding.phase = opening.phase
-        finding.acquired = self._tree.site(opening.opened)
-        finding.stack = self._tree.stack(opening.opened)
-        finding.backend_pid = opening.backend_pid
+        finding = self._opening(SERVER_BACKEND, opening)
         finding.server = server
         finding.transaction_status = server["state"]
         finding.note = reason_to_stay
         if reason_to_stay:
             finding.verdict = WARNED
-        else:
-            opened_in = f"fixture {finding.owner_name}" if opening.owner.kind == "fixture" else "the test"
-            finding.hint = f"close it at the end of {opened_in}"
+            finding.hint = ""
         return finding
+
+    def open_connection(self, opening: Opening) -> Finding:
+        """A connection without a pool that is not closed, as things are now."""
+        finding = self._opening(NOT_CLOSED, opening)
+        state = opening.driver.state(opening.ref())
+        finding.backend_pid = opening.backend_pid or state.backend_pid
+        finding.transaction_status = state.transaction
+        finding.thread = _thread_name(opening.thread)
+        finding.task = printable(opening.task.name) if opening.task is not None else ""
+        return finding
+
+    def open_pool(self, record: Pool, owner: Owner) -> Finding:
+        """A pool that is not closed, as things are now; ``owner`` has made it."""
+        finding = self._finding(POOL_NOT_CLOSED, record.driver.library, record, owner)
+        finding.phase = record.phase
+        finding.acquired = finding.pool_made
+        finding.stack = self._tree.stack(record.made)
+        finding.backends = self.backends_of(record)
+        finding.hint = f"call {record.terms.close}() at the end of {_end(owner)}, or share one pool"
+        others = [other for other in owner.made if other.is_open() and self._is_same_server(other, record)]
+        if len(others) > 1:
+            held = sum(map(self.backends_of, others))
+            made = f"{_end(owner)} made {len(others)} pools to the same server"
+            finding.note = f"{made}, which held {connections(held)} at once"
+        return finding
+
+    def backends_of(self, record: Pool) -> int:
+        """How many connections to its server a pool has open, idle or in use."""
+        opened = sum(not opening.is_closed() for opening in self._ledger.openings() if opening.pool is record)
+        out = sum(checkout.pool is record for checkout in self._ledger.outstanding())
+        pool = record.ref()
+        return max(opened, out + (record.driver.idle(pool) if pool is not None else 0))
+
+    def opened_by_library(self, opening: Opening) -> str:
+        """The installed package that opened a connection, and so answers for it; empty for the project itself."""
+        own = f"{os.sep}{opening.driver.library}{os.sep}"
+        for code, _ in opening.opened.frames():
+            if own not in code.co_filename:
+                return self._tree.package(code.co_filename)
+        return ""
+
+    def _opening(self, kind: str, opening: Opening) -> Finding:
+        finding = self._finding(kind, opening.driver.library, opening.pool, opening.owner)
+        finding.phase = opening.phase
+        finding.acquired = self._tree.site(opening.opened)
+        finding.stack = self._tree.stack(opening.opened)
+        finding.backend_pid = opening.backend_pid
+        finding.hint = f"close it at the end of {_end(opening.owner)}"
+        return finding
+
+    def _is_same_server(self, one: Pool, other: Pool) -> bool:
+        """Whether two pools are known to have connected to the same server, or were made in the same line."""
+        return bool(self._servers(one) & self._servers(other)) or self.made(one) == self.made(other)
+
+    def _servers(self, record: Pool) -> set[object]:
+        servers = {opening.server for opening in self._ledger.openings() if opening.pool is record}
+        return servers - {None}
 
     def _checkout(self, kind: str, checkout: Checkout) -> Finding:
         finding = self._finding(kind, checkout.pool.driver.library, checkout.pool, checkout.taken_by)
@@ -85,7 +153,7 @@ class Describe:
         keeper = self._hints_of(checkout).keeper(checkout)
         finding.called_from = keeper.place if keeper is not None and keeper.helper else None
         finding.stack = self._tree.stack(checkout.origin)
-        finding.thread = _thread_name(checkout)
+        finding.thread = _thread_name(checkout.thread)
         finding.task = printable(checkout.task.name) if checkout.task is not None else ""
         now = self._ledger.clock.now()
         finding.held_seconds = checkout.held if checkout.returned else now - checkout.since
@@ -119,6 +187,16 @@ class Describe:
         """Where a pool was made, or first used."""
         return self._tree.site(pool.made) if pool.made is not None else None
 
+    def holders(self, pool: Pool) -> list[str]:
+        """Who has connections of a pool, most first: ``2 at shop/users.py:8 in get_user, in test_profile``."""
+        found: Counter[str] = Counter()
+        for checkout in self._ledger.outstanding():
+            if checkout.pool is pool:
+                place = self._tree.site(checkout.origin)
+                found[f"at {place.site if place else 'an unknown place'}, in {checkout.taken_by.name}"] += 1
+        lines = [printable(f"{count} {where}") for where, count in found.most_common(HOLDERS)]
+        return lines + ["…"] * (len(found) > HOLDERS)
+
     def _pid_at_opening(self, connection: object) -> int | None:
         opening = self._ledger.opening(connection)
         return opening.backend_pid if opening is not None else None
@@ -142,9 +220,13 @@ def _lost(checkout: Checkout) -> str:
     return "the connection was garbage-collected while it was out: by itself, the pool never gets its slot back"
 
 
-def _thread_name(checkout: Checkout) -> str:
-    if checkout.thread is None:
+def _end(owner: Owner) -> str:
+    return f"fixture {printable(owner.name)}" if owner.kind == "fixture" else "the test"
+
+
+def _thread_name(thread: Any) -> str:
+    if thread is None:
         return "MainThread"
-    if isinstance(checkout.thread, threading.Thread):
-        return printable(checkout.thread.name)
-    return f"thread {checkout.thread}"
+    if isinstance(thread, threading.Thread):
+        return printable(thread.name)
+    return f"thread {thread}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from pytest_poolguard.origin import Place
 
@@ -18,17 +18,43 @@ __all__ = [
     "EXPECTED",
     "FAILED",
     "HELD_TOO_LONG",
+    "NOT_CLOSED",
+    "POOL_NOT_CLOSED",
     "SERVER_BACKEND",
     "WARNED",
+    "WORDS",
     "Finding",
+    "Words",
     "connections",
+    "counted",
     "headline",
 ]
 
 # kinds
 CHECKED_OUT = "checked_out"
 HELD_TOO_LONG = "held_too_long"
+NOT_CLOSED = "not_closed"
+POOL_NOT_CLOSED = "pool_not_closed"
 SERVER_BACKEND = "server_backend"
+
+
+class Words(NamedTuple):
+    """What a kind is called."""
+
+    happened: str  #: to a connection or pool, in pytest's short summary
+    one: str  #: in the heading of the section
+    many: str
+    remark: str = ""  #: behind a row of the table
+    of: str = "connection"
+
+
+WORDS = {
+    CHECKED_OUT: Words("never returned", "leak", "leaks"),
+    HELD_TOO_LONG: Words("held too long", "held too long", "held too long", "held too long"),
+    NOT_CLOSED: Words("never closed", "connection not closed", "connections not closed", "not closed"),
+    POOL_NOT_CLOSED: Words("never closed", "pool not closed", "pools not closed", "pool not closed", "pool"),
+    SERVER_BACKEND: Words("left open", "connection left on the server", "connections left on the server"),
+}
 
 # verdicts
 FAILED = "failed"
@@ -38,7 +64,7 @@ EXPECTED = "expected"
 
 @dataclass
 class Finding:
-    """One connection that was not returned, was held too long, or is left on the server."""
+    """One connection or pool that was not given back or closed, or not in time."""
 
     kind: str
     library: str
@@ -61,6 +87,7 @@ class Finding:
     held_seconds: float = 0.0
     backend_pid: int | None = None
     transaction_status: str = ""
+    backends: int = 0  #: connections that a pool holds which is not closed
     server: dict[str, str] = field(default_factory=dict)  #: what pg_stat_activity says of the backend
     hint: str = ""
     note: str = ""  #: what else a reader has to know to believe it
@@ -127,7 +154,12 @@ class Finding:
 
 def connections(count: int) -> str:
     """``1 connection``, ``2 connections``."""
-    return f"{count} connection" + ("" if count == 1 else "s")
+    return counted(count, "connection")
+
+
+def counted(number: int, word: str) -> str:
+    """``1 site``, ``2 sites``."""
+    return f"{number} {word}" + ("" if number == 1 else "s")
 
 
 def headline(findings: Iterable[Finding]) -> str:
@@ -136,12 +168,10 @@ def headline(findings: Iterable[Finding]) -> str:
     sites = list(dict.fromkeys(finding.site for finding in findings))
     more = f" and {len(sites) - 1} more" if len(sites) > 1 else ""
     what: list[str] = []
-    for kind, happened in (
-        (CHECKED_OUT, "never returned"),
-        (HELD_TOO_LONG, "held too long"),
-        (SERVER_BACKEND, "left open"),
-    ):
+    said = ""  # of what: "2 connections never returned, 1 held too long"
+    for kind, words in WORDS.items():
         count = sum(finding.kind == kind for finding in findings)
         if count:
-            what.append(f"{count if what else connections(count)} {happened}")
+            what.append(f"{count if words.of == said else counted(count, words.of)} {words.happened}")
+            said = words.of
     return f"poolguard: {', '.join(what)} ({sites[0]}{more})"

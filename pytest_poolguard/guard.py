@@ -18,7 +18,8 @@ import pytest
 from pytest_poolguard.clock import Clock
 from pytest_poolguard.deferral import Deferral
 from pytest_poolguard.describe import Describe
-from pytest_poolguard.drivers.interface import Driver, Watch
+from pytest_poolguard.drivers.imports import is_there
+from pytest_poolguard.drivers.interface import AddedDriver, Driver, Watch
 from pytest_poolguard.drivers.known import driver_of
 from pytest_poolguard.findings import FAILED, WARNED, Finding, connections
 from pytest_poolguard.judging import Judge
@@ -31,6 +32,7 @@ from pytest_poolguard.records import Limits, Opening, Owner
 from pytest_poolguard.server import Ask, ServerWatch
 from pytest_poolguard.settings import Settings
 from pytest_poolguard.tally import Tally
+from pytest_poolguard.unclosed import Unclosed
 
 __all__ = ["Guard"]
 
@@ -61,10 +63,27 @@ class Guard:
             reclaim=settings.mode == "fail",
             look=self._look_at_server,
         )
+        self.unclosed = Unclosed(
+            self.ledger,
+            self.owners,
+            tree,
+            self.describe,
+            connections=settings.connections,
+            pools=settings.open_pools,
+        )
+        self.test_failed = False  #: the present test, or was skipped: before its teardown
         self.leftovers = Leftovers(self.ledger, tree)
         self.server = ServerWatch(settings.dsn, self.tally.notices) if settings.server != "off" else None
-        self.watch = Watch(self.ledger, self.lose_the_books, self._connected, settings.dialects)
+        self.watch = Watch(
+            self.ledger,
+            self.lose_the_books,
+            self._connected,
+            settings.dialects,
+            on_unwatched=self.tally.unwatched.append,
+            holders=self.describe.holders,
+        )
         self._drivers: dict[str, Driver] = {}
+        self.added: list[AddedDriver] = []
 
     # watching
 
@@ -77,21 +96,31 @@ class Guard:
         except Exception as error:
             self.fault(f"loading the driver of {library}", error)
             return
+        self.watch_module(driver, name, module)
+
+    def watch_module(self, driver: Driver, name: str, module: ModuleType) -> None:
+        """A module of a driver's library was imported: watch it."""
+        known = driver.library
         try:
+            known = f"{known} {driver.version()}".strip()
             driver.modules[name](module)
-            for folder in getattr(sys.modules.get(library), "__path__", ()):
+            for folder in getattr(sys.modules.get(driver.library), "__path__", ()):
                 self._tree.fold(folder)
         except Exception as error:
-            self.tally.unwatched.append(f"{library} {driver.version()} is not watched: {printable(str(error))}")
+            self.tally.unwatched.append(f"{known} is not watched: {printable(str(error))}")
             return
-        known = f"{library} {driver.version()}"
         if known not in self.tally.patched:
             self.tally.patched.append(known)
+
+    def add(self, driver: AddedDriver) -> None:
+        """Let a driver of the suite's own report to this run."""
+        driver.begin(self.watch)
+        self.added.append(driver)
 
     def stop(self) -> None:
         """Watch no longer, and give everything back as it was."""
         self.watch.active = False
-        for driver in self._drivers.values():
+        for driver in (*self._drivers.values(), *self.added):
             driver.undo()
 
     def _connected(self, opening: Opening, asker: Callable[[], Ask]) -> None:
@@ -127,6 +156,7 @@ class Guard:
     def begin_test(self, item: pytest.Item) -> None:
         """A test's set-up begins."""
         self.found = []
+        self.test_failed = False
         self.ledger.overdue = []
         self.expected = expectations(item)
         self.owners.begin_test(item, self.expected.limits(self.settings.timeout))
@@ -139,12 +169,14 @@ class Guard:
     def _test_ends(self, test: Owner) -> None:
         with self.shield("looking at a test's connections"):
             self.judge.look(test)
+            self.unclosed.look(test)
 
     def _owner_ended(self, owner: Owner) -> None:
-        if not owner.out and not owner.dropped and not self.ledger.session.out:
+        has_to_do = owner.out or owner.dropped or self.ledger.session.out or self.unclosed.has_to_do(owner)
+        if not has_to_do:
             return
         with self.shield("judging an owner"):
-            findings = self.judge.end(owner)
+            findings = self.judge.end(owner) + self.unclosed.end(owner, failed=self.test_failed)
             test = owner if owner.kind == "test" else self.owners.test
             here = test is not None and test.phase == "teardown"
             for finding in findings:
@@ -174,7 +206,8 @@ class Guard:
         held = any(checkout.owner is not self.ledger.session for checkout in out)
         test = self.owners.test
         held = held or any(owner.dropped for owner in (*self.owners.fixtures, *([test] if test else ())))
-        return held or bool(self.ledger.overdue) or self.expected.leaks is not None
+        late = bool(self.ledger.overdue) or self.unclosed.may_fail()
+        return held or late or self.expected.leaks is not None
 
     # the session
 
@@ -186,10 +219,19 @@ class Guard:
         self.tally.notices[:] = dict.fromkeys(self.tally.notices)
         self.tally.pools = self.ledger.pools_seen
         self.tally.taken = self.ledger.taken
-        open_pools = [pool for pool in self.ledger.pools() if pool.is_open()]
+        self._find_leftovers()
+        self._found_outside(self.unclosed.end_session())
+        open_pools = [pool for pool in self.ledger.pools() if pool.is_open() and not pool.told]
         idle = [(self.describe.made(pool), pool.driver.idle(pool.ref())) for pool in open_pools]
         self.tally.open_pools = [(place, count) for place, count in idle if count]
-        self._find_leftovers()
+        self._find_misspelt_modules()
+
+    def _find_misspelt_modules(self) -> None:
+        """Say what was named and can't be imported: that would never be watched."""
+        for driver in self.added:
+            for name in driver.modules:
+                if name not in sys.modules and not is_there(name):
+                    self.tally.unwatched.append(f"{driver.library} is not watched: there is no module {name}")
 
     def _find_leftovers(self) -> None:
         """What this process still has open, that the server still lists."""
@@ -199,8 +241,9 @@ class Guard:
         for opening, words in self.server.backends(self.leftovers.candidates()).items():
             if opening.is_closed():  # by another thread, just now
                 continue
+            opening.told = True
             finding = self.describe.backend(opening, words, self.leftovers.reason_to_stay(opening))
-            library = self.leftovers.library(opening)
+            library = self.describe.opened_by_library(opening)
             if library:
                 kept[library, str(finding.acquired)] += 1
             else:

@@ -18,12 +18,21 @@ import time
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextvars import ContextVar
-from types import CodeType, FunctionType, MemberDescriptorType, ModuleType
+from types import CodeType, FrameType, FunctionType, MemberDescriptorType, ModuleType
 from typing import Any
 
+from pytest_poolguard.origin import Origin
 from pytest_poolguard.records import Checkout, Owner, Task
 
-__all__ = ["factory_of", "in_call_that_took_it", "is_alive", "is_referenced", "reaches", "wait"]
+__all__ = [
+    "factory_of",
+    "in_call_that_took_it",
+    "is_alive",
+    "is_referenced",
+    "only_tracebacks_keep",
+    "reaches",
+    "wait",
+]
 
 #: Steps that one search goes from a fixture's value or a module's globals.
 DEPTH = 4
@@ -78,7 +87,7 @@ def is_alive(thread: Any) -> bool:
 
 def is_referenced(checkout: Checkout) -> bool:
     """Whether anything but its pool still refers to the connection: what nobody refers to, nobody returns."""
-    connection = checkout.connection()
+    connection = checkout.in_hand()
     if connection is None:
         return False
     return bool(sys.getrefcount(connection) > _count_of_a_local() + checkout.pool.driver.pool_references)
@@ -138,9 +147,9 @@ def _in_task(holder: Task, frames: list[CodeType], owner: Owner) -> bool:
     return False
 
 
-def factory_of(checkout: Checkout, owners: Iterable[Owner]) -> Owner | None:
-    """The fixture that handed out the function which took the connection, None if there is no such fixture."""
-    took = {id(code) for code, _ in checkout.origin.frames()}
+def factory_of(origin: Origin, owners: Iterable[Owner]) -> Owner | None:
+    """The fixture that handed out a function which is in an origin, None if there is no such fixture."""
+    took = {id(code) for code, _ in origin.frames()}
     for owner in owners:
         if owner.code is not None and took.intersection(id(code) for code in _nested(owner.code)):
             return owner
@@ -152,30 +161,63 @@ def _nested(code: CodeType) -> list[CodeType]:
     return inner + [deeper for one in inner for deeper in _nested(one)]
 
 
+def only_tracebacks_keep(thing: object) -> bool:
+    """Whether nothing refers to something but an exception, or ended calls, which its traceback keeps."""
+    running = []
+    for frame in sys._current_frames().values():  # noqa: SLF001 - there is no public way
+        above: FrameType | None = frame
+        while above is not None:
+            running.append(above)
+            above = above.f_back
+    return _only_ended_calls_keep(thing, {id(frame) for frame in running}, {id(running)}, 2)
+
+
+def _only_ended_calls_keep(thing: object, running: set[int], ours: set[int], steps: int) -> bool:
+    keepers = gc.get_referrers(thing)
+    ours.add(id(keepers))
+    found = False
+    for keeper in keepers:  # no generator: that would be another one
+        if isinstance(keeper, FrameType):
+            if keeper.f_code.co_filename == __file__:
+                continue
+            kept = id(keeper) not in running
+        elif id(keeper) in ours:
+            continue
+        elif isinstance(keeper, BaseException):  # psycopg2's have the cursor
+            kept = True
+        else:
+            kept = steps > 0 and _only_ended_calls_keep(keeper, running, ours, steps - 1)
+        if not kept:
+            return False
+        found = True
+    return found
+
+
 def reaches(
     start: object,
-    connection: object,
+    sought: object,
     pool: object,
     held_in: Callable[[Any], Iterable[object]] = lambda _thing: (),
+    depth: int = DEPTH,
 ) -> bool:
-    """Whether ``start`` is or holds the connection, in attributes and containers at most a few steps away.
+    """Whether ``start`` is or holds something, in attributes and containers at most a few steps away.
 
     The pool is no holder: it keeps what it has handed out. No code of the objects on the way is run. ``held_in``
     tells what an object of the library's own holds somewhere deep inside: to there it is one step.
     """
     seen = {id(pool)}
     level = [start]
-    for _ in range(DEPTH):
+    for _ in range(depth):
         following: list[object] = []
         for thing in level:
-            if thing is connection:
+            if thing is sought:
                 return True
             if id(thing) not in seen and len(seen) < BREADTH:
                 seen.add(id(thing))
                 following.extend(held_in(thing))
                 following.extend(_parts(thing))
         level = following
-    return any(thing is connection for thing in level)
+    return any(thing is sought for thing in level)
 
 
 def _parts(thing: Any) -> list[object]:

@@ -165,11 +165,11 @@ class Judge:
             holder = "thread" if checkout.task is None else "task"
             return session, f"its {holder} ran before the test began and still uses it"
         wider = self._owners.wider_than(owner)
-        fixture = holders.factory_of(checkout, wider)
+        fixture = holders.factory_of(checkout.origin, wider)
         if fixture is not None:
             return fixture, f"a function that fixture {fixture.name} handed out took it"
         if holders.is_referenced(checkout):
-            connection, pool, held_in = checkout.connection(), checkout.pool.ref(), _held_in(checkout)
+            connection, pool, held_in = checkout.in_hand(), checkout.pool.ref(), _held_in(checkout)
             if holders.reaches(owner.value(), connection, pool, held_in):
                 # What an xunit set-up leaves in its class or module is its own to return.
                 return None, ""

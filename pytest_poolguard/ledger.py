@@ -7,15 +7,17 @@ operations are atomic; each method is built from those.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
 from threading import get_ident
 from typing import Any
+from weakref import ref
 
 from pytest_poolguard.clock import Clock
 from pytest_poolguard.origin import Origin, capture
-from pytest_poolguard.records import Checkout, Opening, Owner, Pool
+from pytest_poolguard.records import Checkout, Opening, Owner, Pool, Reference, Supply, Task
 
 __all__ = ["Ledger"]
 
@@ -29,6 +31,8 @@ class Ledger:
         self.present = session  #: the owner of whatever is taken now
         #: who was present when the running task was started: tasks inherit it
         self.starter: ContextVar[Owner] = ContextVar("poolguard-starter", default=session)
+        #: what the running code takes and opens, it does for a pool
+        self.supply: ContextVar[Supply | None] = ContextVar("poolguard-supply", default=None)
         self.stops = stops
         self.overdue: list[Checkout] = []  #: those that were out for longer than their owner's limit
         self.pools_seen = 0
@@ -62,9 +66,27 @@ class Ledger:
         record = self.records.get(id(pool))
         return record if record is not None and record.ref() is pool else None
 
-    def add_pool(self, pool: object, driver: Any, label: str, made: Origin, *, made_known: bool) -> Pool:
-        """Remember a pool; ``made`` is where it was made, or else first used."""
-        record = self.records[id(pool)] = Pool(pool, driver, label, made, self.present, made_known=made_known)
+    def add_pool(
+        self,
+        pool: object,
+        driver: Any,
+        label: str,
+        made: Origin,
+        *,
+        made_known: bool,
+        owner: Owner | None = None,
+        reference: Reference = ref,
+    ) -> Pool:
+        """Remember a pool; ``made`` is where it was made, or else first used.
+
+        ``owner`` has made it; by default, and where that one is finished, it is the one who is present.
+        """
+        if owner is None or owner.finished:
+            owner = self.present
+        record = self.records[id(pool)] = Pool(
+            pool, driver, label, made, owner, made_known=made_known, reference=reference
+        )
+        owner.made.append(record)
         self.pools_seen += 1
         return record
 
@@ -75,7 +97,13 @@ class Ledger:
     def opened(self, connection: object, driver: Any) -> Opening:
         """Remember a connection that was just opened, by the caller's caller."""
         opening = Opening(connection, driver, Origin(capture(self.stops, 2)), self.present, self.this_thread())
+        opening.task = self._this_task()
         self._openings[id(connection)] = opening
+        self.present.opened.append(opening)
+        supply = self.supply.get()
+        if supply is not None:
+            opening.pool = supply.pool
+            supply.openings.append(opening)
         return opening
 
     def opening(self, connection: object) -> Opening | None:
@@ -106,6 +134,9 @@ class Ledger:
         thread = None if ident == self.main_thread else self._threads.get(ident, ident)
         checkout = Checkout(pool, connection, key, capture(self.stops, skip), owner, self.clock.now(), thread)
         self._out[key] = owner.out[key] = checkout
+        supply = self.supply.get()
+        if supply is not None and supply.pool is not pool:
+            supply.checkouts.append(checkout)
         out = len(owner.out)
         if out > owner.peak:  # noqa: PLR1730 - max() costs as much again
             owner.peak = out
@@ -162,6 +193,7 @@ class Ledger:
 
     def pool_closes(self, record: Pool) -> None:
         """Note that the caller's caller closes a pool, for the connections of it that are out."""
+        record.was_closed = True
         for checkout in self.outstanding():
             if checkout.pool is record:
                 checkout.closed_with_pool = Origin(capture(self.stops, 2))
@@ -180,6 +212,15 @@ class Ledger:
         ident = get_ident()
         # Not threading.current_thread(): that makes, and keeps, a dummy for a foreign thread.
         return None if ident == self.main_thread else self._threads.get(ident, ident)
+
+    def _this_task(self) -> Task | None:
+        """The running asyncio task, where somebody has imported asyncio and runs one."""
+        asyncio = sys.modules.get("asyncio")
+        try:
+            task = asyncio.current_task() if asyncio is not None else None
+        except RuntimeError:  # no loop runs here
+            return None
+        return Task(task, self.starter.get()) if task is not None else None
 
     def held_by(self, connection: object) -> Checkout | None:
         """The checkout of a connection that is out."""

@@ -9,20 +9,16 @@ there is no doubt.
 from __future__ import annotations
 
 import gc
-import os
 import sys
-from collections import deque
 from types import CodeType
 
 from pytest_poolguard import holders
+from pytest_poolguard.keeping import module_that_keeps
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.origin import SourceTree
 from pytest_poolguard.records import Opening
 
 __all__ = ["Leftovers"]
-
-#: What a module keeps there can't be found again by anybody: a name, an attribute or a key can.
-NO_PLACE_TO_FIND_IT = (list, tuple, set, frozenset, deque)
 
 
 class Leftovers:
@@ -58,44 +54,16 @@ class Leftovers:
             and (opening.owner.finished or opening.owner is self._ledger.session)
         )
 
-    def library(self, opening: Opening) -> str:
-        """The installed package that opened a connection, and so answers for it; empty for the project itself."""
-        own = f"{os.sep}{opening.driver.library}{os.sep}"
-        for code, _ in opening.opened.frames():
-            if own not in code.co_filename:
-                return self._tree.package(code.co_filename)
-        return ""
-
     def reason_to_stay(self, opening: Opening) -> str:
         """What speaks for a connection that is kept on purpose for the whole run; empty where nothing does."""
         if opening.owner is self._ledger.session:
             return "it was opened outside any test, and may serve the whole run"
         if opening.thread is not None and holders.is_alive(opening.thread):
             return "the thread that opened it still runs"
-        module = self._module_that_keeps(opening)
-        return f"module {module} keeps it, and may do so for the whole run" if module else ""
-
-    def _module_that_keeps(self, opening: Opening) -> str:
-        """The module of a function that opened it for a test, if it keeps it where it finds it again.
-
-        A singleton that is made when it is first needed, a cache, a pool of the project's own. What the test's
-        or fixture's own function opens, that test or fixture has to close, wherever it puts it.
-        """
+        # What the test's or fixture's own function opens, that has to close, wherever it puts it.
         own = [code for code, _ in opening.opened.frames() if self._tree.is_own(code.co_filename)]
-        files = {os.path.realpath(code.co_filename) for code in own[:-1]}
-        for name, module in list(sys.modules.items()):
-            file = getattr(module, "__file__", None)
-            if file and os.path.realpath(file) in files and self._keeps(module, opening):
-                return name
-        return ""
-
-    def _keeps(self, module: object, opening: Opening) -> bool:
-        connection = opening.ref()
-        return any(
-            holders.reaches(value, connection, None)
-            for value in list(vars(module).values())
-            if type(value) not in NO_PLACE_TO_FIND_IT and not _is_test_class(value, opening)
-        )
+        module = module_that_keeps(opening.ref(), opening.owner, own[:-1])
+        return f"module {module} keeps it, and may do so for the whole run" if module else ""
 
     def _is_kept_by_a_traceback(self, opening: Opening) -> bool:
         """Whether it is a local of the test that failed last: that is told already, and the rest goes with it."""
@@ -110,8 +78,3 @@ class Leftovers:
 
     def _is_own(self, code: CodeType) -> bool:
         return self._tree.is_own(code.co_filename)
-
-
-def _is_test_class(value: object, opening: Opening) -> bool:
-    """Whether this is the class whose test or ``setUpClass`` opened it: that has ended."""
-    return isinstance(value, type) and value.__name__ in opening.owner.nodeid.split("::")[1:-1]

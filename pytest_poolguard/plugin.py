@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from _pytest import fixtures
 
+from pytest_poolguard import hookspec
 from pytest_poolguard.drivers.known import NEVER_IMPORTED
 from pytest_poolguard.settings import MARKER, MARKER_HELP, add_options, read_settings, runs_no_test
 from pytest_poolguard.standby import Standby
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 __all__ = ["poolguard"]
 
 STANDBY = pytest.StashKey[Standby]()
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    pluginmanager.add_hookspecs(hookspec)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -40,6 +45,10 @@ def pytest_configure(config: pytest.Config) -> None:
     if STANDBY not in config.stash:
         stand_by(config, config.option)
     standby = config.stash.get(STANDBY, None)
+    if standby is not None:
+        for drivers in config.hook.pytest_poolguard_drivers(config=config):
+            for driver in drivers:
+                standby.add(driver)
     # xdist turns -n into dist before it configures; its workers get a workerinput.
     is_worker = hasattr(config, "workerinput")
     is_xdist = is_worker or config.getoption("dist", "no") != "no"

@@ -16,7 +16,12 @@ from weakref import ref
 
 from pytest_poolguard.origin import Origin
 
-__all__ = ["Checkout", "Limits", "Opening", "Owner", "Pool", "Task"]
+__all__ = ["Checkout", "Limits", "Opening", "Owner", "Pool", "Supply", "Task"]
+__all__ = ["Checkout", "Limits", "Opening", "Owner", "Pool", "Reference", "Task"]
+
+
+#: Makes what refers to an object without keeping it alive: called, it returns the object, or None.
+Reference = Callable[[Any], Callable[[], Any]]
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,8 @@ class Owner:
     code: CodeType | None = None  #: a fixture's function
     value: Callable[[], object] = lambda: None  #: what a fixture returned
     out: dict[int, Checkout] = field(default_factory=dict)
+    opened: list[Opening] = field(default_factory=list)  #: connections, while it was present
+    made: list[Pool] = field(default_factory=list)  #: pools, likewise
     dropped: list[Checkout] = field(
         default_factory=list
     )  #: that nobody gave back, and that came back for all that
@@ -58,18 +65,41 @@ class Owner:
 class Pool:
     """What is remembered of one pool; never the pool itself."""
 
-    __slots__ = ("__weakref__", "driver", "label", "made", "made_known", "owner", "ref", "terms")
+    __slots__ = (
+        "__weakref__",
+        "driver",
+        "label",
+        "made",
+        "made_known",
+        "owner",
+        "phase",
+        "ref",
+        "terms",
+        "told",
+        "was_closed",
+    )
 
     def __init__(
-        self, pool: object, driver: Any, label: str, made: Origin, owner: Owner, *, made_known: bool
+        self,
+        pool: object,
+        driver: Any,
+        label: str,
+        made: Origin,
+        owner: Owner,
+        *,
+        made_known: bool,
+        reference: Reference = ref,
     ) -> None:
-        self.ref = weakref.ref(pool)
+        self.ref = reference(pool)
         self.driver = driver
         self.terms = driver.terms(pool)
         self.label = label  #: class and size: ``ThreadedConnectionPool(1..10)``
         self.made = made
         self.made_known = made_known  #: else ``made`` is where it was first used
         self.owner = owner
+        self.phase = owner.phase
+        self.was_closed = False  #: by somebody's call
+        self.told = False  #: it was reported that it is not closed
 
     def is_open(self) -> bool:
         """Whether the pool still exists and can hand out connections."""
@@ -91,6 +121,7 @@ class Opening:
         "pool",
         "ref",
         "server",
+        "task",
         "thread",
         "told",
     )
@@ -102,6 +133,7 @@ class Opening:
         self.owner = owner
         self.phase = owner.phase
         self.thread = thread  #: as a checkout's
+        self.task: Task | None = None  #: likewise
         self.pool: Pool | None = None
         self.backend_pid: int | None = None
         self.server: Any = None  #: which server, as the driver names it; None where there is no real one
@@ -127,8 +159,13 @@ class Task:
 
     def is_alive(self) -> bool:
         """Whether the task may go on: it is not done, and its loop runs, which then is in another thread."""
+        loop = self.loop()
+        return loop is not None and loop.is_running() and self.is_unfinished()
+
+    def is_unfinished(self) -> bool:
+        """Whether the task is not done, and may go on when its loop does."""
         task, loop = self.ref(), self.loop()
-        return task is not None and loop is not None and loop.is_running() and not task.done()
+        return task is not None and loop is not None and not loop.is_closed() and not task.done()
 
 
 class Checkout:
@@ -146,6 +183,8 @@ class Checkout:
     closed_while_running = False  #: by the code that took it, not by a teardown after it
     noted: Any = None  #: the finding it would be, made while its pool was still open
     carried = ""  #: why it was carried over to a longer-lived owner
+    hand: Callable[[Any], object] | None = None  #: from the connection to what its holder has, if that is another
+    last_state: Any = None  #: the driver's last look at its connection, where that is gone
     dropped = ""  #: how it came back though nobody returned it: "harmless" or "collected" (see the ledger)
     serves: Pool | None = None  #: the pool that has it as a connection of its own: a pool on top of a pool
 
@@ -169,6 +208,11 @@ class Checkout:
         self.since = since
         self.thread = thread  #: the holder; None for the main thread, a bare ident for a foreign thread
 
+    def in_hand(self) -> object:
+        """What its holder has of the connection: itself, or what the pool wraps it in; None once that is gone."""
+        connection = self.connection()
+        return connection if connection is None or self.hand is None else self.hand(connection)
+
     def to_server(self) -> object:
         """The connection to the server: that of a driver below, where a pool hands out another object for it."""
         connection = self.connection()
@@ -179,3 +223,13 @@ class Checkout:
     def origin(self) -> Origin:
         """The stack at which it was taken."""
         return Origin(self.stack)
+
+
+@dataclass(eq=False)
+class Supply:
+    """What a pool is taking or opening right now, for itself."""
+
+    pool: Pool
+    outer: Supply | None  #: that of the pool that it does so for
+    checkouts: list[Checkout] = field(default_factory=list)  #: from pools that it stands on
+    openings: list[Opening] = field(default_factory=list)

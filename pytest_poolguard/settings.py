@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pytest
+
+from pytest_poolguard.naming import PoolClass, named
 
 __all__ = [
     "MARKER",
@@ -78,6 +80,7 @@ class Option(NamedTuple):
     help: str
     metavar: str
     env: str = ""
+    ini: Literal["string", "linelist"] = "string"
 
     @property
     def flag(self) -> str:
@@ -124,6 +127,15 @@ OPTIONS = (
         "pools that were made by a test or fixture and are still open, with connections, when it is finished. "
         "warn: they are reported (default); fail: they fail the test; off: they are not looked for",
         "{" + ",".join(TOLD) + "}",
+    ),
+    Option(
+        "poolguard_pools",
+        named,
+        (),
+        "pool classes of the project's own that are watched, one on each line, with the names of their methods: "
+        "module:Class(acquire=method, release=method, close=method)",
+        "CLASS",
+        ini="linelist",
     ),
     Option(
         "poolguard_dialects",
@@ -177,6 +189,7 @@ class Settings(NamedTuple):
     timeout: float | None
     connections: str
     open_pools: str
+    pools: tuple[PoolClass, ...]
     dialects: tuple[str, ...]
     server: str
     dsn: str
@@ -188,7 +201,7 @@ def add_options(parser: pytest.Parser) -> None:
     group = parser.getgroup("poolguard", "connection leaks (pytest-poolguard)")
     for option in OPTIONS:
         group.addoption(option.flag, dest=option.name, default=None, metavar=option.metavar, help=option.help)
-        parser.addini(option.name, option.help, default=None)
+        parser.addini(option.name, option.help, type=option.ini, default=None)
 
 
 def read_settings(config: pytest.Config, flags: Any) -> Settings:
@@ -205,7 +218,7 @@ def read_settings(config: pytest.Config, flags: Any) -> Settings:
 def _value(option: Option, config: pytest.Config, flags: Any) -> Any:
     sources = (
         (option.flag, getattr(flags, option.name, None)),
-        (f"ini key {option.name}", config.getini(option.name)),
+        (f"ini key {option.name}", _one_text(config.getini(option.name))),
         (f"environment variable {option.env}", (os.environ.get(option.env) or None) if option.env else None),
     )
     for source, text in sources:
@@ -215,6 +228,10 @@ def _value(option: Option, config: pytest.Config, flags: Any) -> Any:
             except ValueError as error:
                 raise pytest.UsageError(f"poolguard: {source}: {error}") from None
     return option.default
+
+
+def _one_text(value: Any) -> Any:
+    return "\n".join(value) if isinstance(value, list) else value
 
 
 def runs_no_test(config: pytest.Config) -> bool:

@@ -28,6 +28,8 @@ class Settling:
     def made(self, item: pytest.Item, report: pytest.TestReport) -> pytest.TestReport:
         """A report was made: it, or what stands in for it."""
         deferral = self._guard.deferral
+        if report.when != "teardown":
+            self._guard.test_failed |= report.outcome != "passed"
         if report.when == "setup":
             self._status, self._failed_in = report.outcome, "setup" if report.failed else ""
         elif report.when == "call":

@@ -27,6 +27,8 @@ def read(filename: str) -> Source | None:
         return Source(ast.parse("".join(linecache.getlines(filename))))
     except (SyntaxError, ValueError, RecursionError):  # a template engine's own, say
         return None
+    except SystemError:  # Python 3.11 where greenlets are collected while it parses (python/cpython#106905)
+        return None
 
 
 class Source(Syntax):

@@ -5,6 +5,7 @@ A suite without a database never loads more of the plugin than this, the setting
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from pytest_poolguard.drivers.known import LIBRARIES
 from pytest_poolguard.settings import Settings
 
 if TYPE_CHECKING:
+    from pytest_poolguard.drivers.interface import AddedDriver
     from pytest_poolguard.guard import Guard
 
 __all__ = ["Standby"]
@@ -30,6 +32,11 @@ class Standby:
         self._guard: Guard | None = None
         modules = [(library, name) for library, (_, names) in LIBRARIES.items() for name in names]
         self._imports = ImportWatch({name: partial(self._imported, library, name) for library, name in modules})
+        if settings.pools:
+            from pytest_poolguard.drivers.inhouse import InHouse  # noqa: PLC0415 - few suites name some
+
+            for pool_class in settings.pools:
+                self.add(InHouse(pool_class))
 
     def start(self) -> None:
         """Watch imports from now on."""
@@ -56,10 +63,22 @@ class Standby:
             self._config.pluginmanager.register(RunHooks(self._guard, self._config), "poolguard-run")
         return self._guard
 
+    def add(self, driver: AddedDriver) -> None:
+        """Watch for the modules of a driver of the suite's own."""
+        self.guard().add(driver)
+        for name in driver.modules:
+            self._imports.add(name, partial(self._added_imported, driver, name))
+
+    def _added_imported(self, driver: AddedDriver, name: str, module: ModuleType) -> None:
+        self._watched(partial(self.guard().watch_module, driver, name, module))
+
     def _imported(self, library: str, name: str, module: ModuleType) -> None:
+        self._watched(partial(self.guard().imported, library, name, module))
+
+    def _watched(self, watch: Callable[[], None]) -> None:
         guard = self.guard()
         is_first = not guard.tally.patched
-        guard.imported(library, name, module)
+        watch()
         if is_first and guard.tally.patched:
             from pytest_poolguard.hooks import watch_tests  # noqa: PLC0415 - see above
 

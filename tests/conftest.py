@@ -66,7 +66,6 @@ def dsn() -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def nobody_elses_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Inner runs see no options of the outer one."""
-    monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(f"-p no:{name}" for name in UNUSED))
     for name in ("POOLGUARD_DSN", "PYTEST_DISABLE_PLUGIN_AUTOLOAD", "CI"):
         monkeypatch.delenv(name, raising=False)
 
@@ -143,6 +142,8 @@ class Suite:
 @pytest.fixture
 def suite(pytester: pytest.Pytester, dsn: str, monkeypatch: pytest.MonkeyPatch) -> Suite:
     monkeypatch.setenv("SUITE_DSN", dsn)
+    # Only now: pytester has removed what there was.
+    monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(f"-p no:{name}" for name in UNUSED))
     pytester.makeini(INI)
     return Suite(pytester)
 

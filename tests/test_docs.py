@@ -118,7 +118,8 @@ def test_the_readme_is_short():
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
 def test_every_option_is_in_the_reference_with_its_default(option):
     row = rows(text_of("docs/reference.md"))[f"`{option.flag}`"]
-    default = f"`{option.default}`" if option.default else "none"
+    default = ",".join(option.default) if isinstance(option.default, tuple) else option.default
+    default = f"`{default}`" if default else "none"
     assert row[1:4] == [f"`{option.name}`", f"`{option.env}`" if option.env else "none", default]
 
 

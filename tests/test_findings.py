@@ -186,10 +186,15 @@ def test_only_the_tests_own_leaks_are_expected(other):
     assert decided.headline == headline([other])
 
 
+def test_what_is_a_warning_only_fails_nothing():
+    assert not decide([replace(leak(), verdict="warned")], Expectations(), mode="fail", may_fail=True).fails
+
+
 def test_the_failure_is_at_the_first_line_that_fails():
-    decided = decide([leak(), FULL], Expectations(), mode="fail", may_fail=True)
+    full = replace(FULL, verdict="failed")
+    decided = decide([leak(), full], Expectations(), mode="fail", may_fail=True)
     assert decided.place == SITE
-    assert decide([FULL], Expectations(), mode="fail", may_fail=True).place == CALLER
+    assert decide([full], Expectations(), mode="fail", may_fail=True).place == CALLER
     assert decide([], Expectations(), mode="fail", may_fail=True).place is None
 
 

@@ -13,12 +13,9 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from pytest_poolguard.ledger import Ledger
-from pytest_poolguard.records import Checkout, Opening
+from pytest_poolguard.records import Checkout, Opening, Pool
 
-__all__ = ["TRANSACTION", "Driver", "State", "Terms", "Unaskable", "Unsupported", "Watch"]
-
-#: libpq's PGTransactionStatusType, in pg_stat_activity's words.
-TRANSACTION = ("idle", "active", "idle in transaction", "idle in a failed transaction", "unknown")
+__all__ = ["AddedDriver", "Driver", "State", "Terms", "Unaskable", "Unsupported", "Watch"]
 
 
 class Unsupported(Exception):  # noqa: N818 - it is no error of the program that meets it
@@ -48,6 +45,7 @@ class Terms:
     close: str  #: the method that closes a pool
     cure: str  #: what code that leaks should do: "call putconn() in a finally block"
     discard: str  #: the call that returns a broken connection: "putconn(conn, close=True)"
+    with_returns: bool = False  #: ``with``, or ``async with``, around the call of ``take`` returns the connection
 
 
 @dataclass
@@ -60,6 +58,10 @@ class Watch:
     on_connected: Callable[[Opening, Callable[[], Any]], None]
     dialects: tuple[str, ...] = ("postgresql",)  #: those of SQLAlchemy's that are watched
     active: bool = True
+    #: Something of a library is not watched: says what, and why, in a line.
+    on_unwatched: Callable[[str], None] = lambda _: None
+    #: Who has connections of a pool, in lines of text.
+    holders: Callable[[Pool], list[str]] = lambda _pool: []
 
 
 class Driver(Protocol):
@@ -100,3 +102,10 @@ class Driver(Protocol):
 
     def undo(self) -> None:
         """Give the library back as it was."""
+
+
+class AddedDriver(Driver, Protocol):
+    """The driver of a library that poolguard does not know of by itself: see ``hookspec``."""
+
+    def begin(self, watch: Watch) -> None:
+        """Report to this from now on; called before any of the functions in ``modules``."""

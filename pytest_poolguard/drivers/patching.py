@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
 __all__ = ["Patches", "class_tree"]
+
+#: The original of what was not there.
+ABSENT = object()
 
 
 class Patches:
@@ -15,9 +18,9 @@ class Patches:
     def __init__(self) -> None:
         self._done: list[tuple[type | ModuleType, str, Any, Any]] = []
 
-    def replace(self, holder: type | ModuleType, name: str, replacement: Callable[..., Any]) -> None:
-        """Put ``replacement`` in the place of an attribute that ``holder`` itself has."""
-        self._done.append((holder, name, vars(holder)[name], replacement))
+    def replace(self, holder: type | ModuleType, name: str, replacement: Any) -> None:
+        """Put ``replacement`` in the place of an attribute of ``holder``, or of one that it inherits."""
+        self._done.append((holder, name, vars(holder).get(name, ABSENT), replacement))
         setattr(holder, name, replacement)
 
     def undo(self) -> None:
@@ -27,7 +30,11 @@ class Patches:
         """
         while self._done:
             holder, name, original, replacement = self._done.pop()
-            if vars(holder).get(name) is replacement:
+            if vars(holder).get(name) is not replacement:
+                continue
+            if original is ABSENT:
+                delattr(holder, name)
+            else:
                 setattr(holder, name, original)
 
 

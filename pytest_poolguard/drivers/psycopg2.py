@@ -16,9 +16,11 @@ from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
+from pytest_poolguard.drivers import libpq
 from pytest_poolguard.drivers.blocking import bound
-from pytest_poolguard.drivers.interface import TRANSACTION, State, Terms, Unsupported, Watch
-from pytest_poolguard.drivers.moment import ask, parameters
+from pytest_poolguard.drivers.interface import State, Terms, Unsupported, Watch
+from pytest_poolguard.drivers.lines import Psycopg2Line, parameters
+from pytest_poolguard.drivers.moment import ask
 from pytest_poolguard.drivers.patching import Patches, class_tree
 from pytest_poolguard.origin import Origin, capture, printable
 from pytest_poolguard.records import Checkout, Pool
@@ -33,9 +35,6 @@ TERMS = Terms(
     cure="call putconn() in a finally block",
     discard="putconn(conn, close=True)",
 )
-
-#: What ``connection.closed`` is where nobody called ``close()``; that makes it 1.
-BROKEN = 2
 
 
 class Psycopg2:
@@ -70,13 +69,7 @@ class Psycopg2:
 
     def state(self, connection: Any) -> State:
         """What libpq knows of the connection."""
-        try:
-            if connection.closed:
-                return State(closed=True, broken=connection.closed == BROKEN)
-            info = connection.info
-            return State(int(info.backend_pid), TRANSACTION[info.transaction_status])
-        except Exception:  # a mock, or a connection whose server is gone
-            return State()
+        return libpq.state(connection)
 
     def is_open(self, pool: Any) -> bool:
         """Whether ``closeall()`` was not called yet."""
@@ -135,8 +128,7 @@ class Psycopg2:
                     opening = watch.ledger.opened(connection, driver)
                     if driver._is_real(connection):
                         opening.backend_pid = connection.info.backend_pid
-                        # The user, too: each role sees the backends of its own.
-                        opening.server = (connection.info.host, connection.info.port, connection.info.user)
+                        opening.server = libpq.server_of(connection)
                         watch.on_connected(opening, functools.partial(driver._asker, connection))
                 except Exception as error:
                     watch.on_fault("noting a new connection", error)
@@ -252,7 +244,9 @@ class Psycopg2:
             self._watch.on_fault("noting a failed return", fault)
 
     def _asker(self, connection: Any) -> Callable[..., list[tuple[Any, ...]]]:
-        return functools.partial(ask, self._psycopg2 or sys.modules[self.library], parameters(connection))
+        line = Psycopg2Line(self._psycopg2 or sys.modules[self.library])
+        info = connection.info
+        return functools.partial(ask, line, parameters(info, info.dsn_parameters))
 
     def _is_real(self, connection: Any) -> bool:
         """Whether this is a live connection to a server, not a mock of one or one that is still connecting."""

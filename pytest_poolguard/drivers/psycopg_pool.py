@@ -19,9 +19,11 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from pytest_poolguard.drivers import libpq
 from pytest_poolguard.drivers.gate import PAUSE, Gates, Way
-from pytest_poolguard.drivers.interface import TRANSACTION, State, Terms, Unsupported, Watch
+from pytest_poolguard.drivers.interface import State, Terms, Unsupported, Watch
 from pytest_poolguard.drivers.patching import Patches, class_tree
+from pytest_poolguard.drivers.supplies import async_connecting, connecting
 from pytest_poolguard.origin import Origin, capture, printable
 from pytest_poolguard.records import Checkout, Limits, Pool, Task
 
@@ -83,13 +85,7 @@ class PsycopgPool:
 
     def state(self, connection: Any) -> State:
         """What libpq knows of the connection."""
-        try:
-            if connection.closed:
-                return State(closed=True)
-            info = connection.info
-            return State(int(info.backend_pid), TRANSACTION[info.transaction_status])
-        except Exception:  # a mock, or a connection that breaks just now
-            return State()
+        return libpq.state(connection)
 
     def is_open(self, pool: Any) -> bool:
         """Whether it was opened, and not closed yet."""
@@ -127,9 +123,14 @@ class PsycopgPool:
         *,
         is_async: bool,
     ) -> None:
-        base = _class(module, name, "getconn", "putconn")
+        base = _class(module, name, "getconn", "putconn", "_connect")
         self._module[is_async] = module
         self._putconn[is_async] = vars(base)["putconn"]
+        supplied = async_connecting if is_async else connecting
+        client = vars(base)["getconn"].__code__
+        self._patches.replace(
+            base, "_connect", supplied(vars(base)["_connect"], self._watch, self._record, client)
+        )
         for method, watched in (("getconn", take), ("putconn", give)):
             original = vars(base)[method]
             replacement = watched(original, module.PoolTimeout) if watched is take else watched(original)
@@ -270,6 +271,9 @@ class PsycopgPool:
         ledger = self._watch.ledger
         label = f"{type(pool).__name__}({pool.min_size}..{pool.max_size or ''})"
         return ledger.add_pool(pool, self, label, Origin(capture(ledger.stops, 2)), made_known=made_known)
+
+    def _record(self, pool: Any) -> Pool:
+        return self._watch.ledger.pool(pool) or self._new_pool(pool, made_known=False)
 
     def _returns(self, pool: Any, conn: Any) -> Checkout | None:
         """Note a return."""

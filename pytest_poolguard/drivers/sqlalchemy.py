@@ -272,6 +272,9 @@ class SQLAlchemy:
         ledger = self._watch.ledger
         old = replaced_by(pool)
         made = self._made.get(old) if old is not None else None
+        record = ledger.pool(old) if old is not None else None
+        if record is not None:
+            record.was_closed = True
         self._made[pool] = made or (Origin(capture(ledger.stops, 2)), ledger.present)
 
     def _new_pool(self, pool: Any, entry: Any) -> Pool | None:
@@ -283,8 +286,7 @@ class SQLAlchemy:
             return None
         ledger = self._watch.ledger
         origin, owner = self._made.get(pool) or (Origin(capture(ledger.stops, 2)), ledger.present)
-        record = ledger.add_pool(pool, self, label_of(pool), origin, made_known=pool in self._made)
-        record.owner = owner
+        record = ledger.add_pool(pool, self, label_of(pool), origin, made_known=pool in self._made, owner=owner)
         pools: Any = sys.modules["sqlalchemy.pool"]
         if isinstance(pool, pools.StaticPool):
             self._shared.add(record)

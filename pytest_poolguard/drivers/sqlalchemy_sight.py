@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any
 
-from pytest_poolguard.drivers.interface import TRANSACTION, State
+from pytest_poolguard.drivers import libpq
+from pytest_poolguard.drivers.interface import State
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.origin import printable
 
@@ -148,7 +149,7 @@ def state_of(holder: Any, ledger: Ledger) -> State:
 def _libpq(connection: Any) -> State:
     if connection.closed:
         return State(closed=True)
-    return State(int(connection.info.backend_pid), TRANSACTION[connection.info.transaction_status])
+    return libpq.state(connection)
 
 
 def _asyncpg(connection: Any) -> State:

@@ -13,10 +13,14 @@ from pytest_poolguard.findings import (
     EXPECTED,
     FAILED,
     HELD_TOO_LONG,
+    NOT_CLOSED,
+    POOL_NOT_CLOSED,
     SERVER_BACKEND,
     WARNED,
+    WORDS,
     Finding,
     connections,
+    counted,
     headline,
 )
 from pytest_poolguard.origin import Place
@@ -33,24 +37,16 @@ BLOCKS, ROWS, PLACES = 3, 15, 3
 def title(tally: Tally) -> str:
     """``poolguard: 3 leaks, 2 sites``."""
     counts = []
-    leaks = [f for f in tally.findings if f.kind == CHECKED_OUT and f.verdict != EXPECTED]
-    for word, found in (
-        ("leak", leaks),
-        ("expected leak", [f for f in tally.findings if f.verdict == EXPECTED]),
-        ("connection left on the server", [f for f in tally.findings if f.kind == SERVER_BACKEND]),
-        ("held too long", [f for f in tally.findings if f.kind == HELD_TOO_LONG]),
-    ):
-        if found:
-            counts.append(_count(len(found), word))
+    expected = sum(finding.verdict == EXPECTED for finding in tally.findings)
+    for kind, words in WORDS.items():
+        count = sum(finding.kind == kind and finding.verdict != EXPECTED for finding in tally.findings)
+        if count:
+            counts.append(f"{count} {words.one if count == 1 else words.many}")
+        if kind == CHECKED_OUT and expected:
+            counts.append(counted(expected, "expected leak"))
     if tally.findings:
-        counts.append(_count(len({(f.kind, f.site) for f in tally.findings}), "site"))
+        counts.append(counted(len({(f.kind, f.site) for f in tally.findings}), "site"))
     return "poolguard" + (": " + ", ".join(counts) if counts else "")
-
-
-def _count(number: int, word: str) -> str:
-    if number == 1 or word == "held too long":
-        return f"{number} {word}"
-    return f"{number} connections left on the server" if word.startswith("connection") else f"{number} {word}s"
 
 
 def write(terminal: Any, tally: Tally, verbosity: int) -> None:
@@ -134,8 +130,12 @@ def _table(findings: list[Finding], verbosity: int) -> list[str]:
         rows.setdefault((finding.kind, finding.site), []).append(finding)
     ranked = sorted(rows.items(), key=lambda row: -len(row[1]))
     shown = ranked if verbosity > 0 else ranked[:ROWS]
-    took = "opened at" if findings[0].kind == SERVER_BACKEND else "checked out at"
-    lines = [f" conns  tests  {took}"]
+    kinds = {finding.kind for finding in findings}
+    if kinds <= {CHECKED_OUT, HELD_TOO_LONG}:
+        took = "checked out at"
+    else:
+        took = "opened at" if kinds <= {SERVER_BACKEND, NOT_CLOSED} else "made or taken at"
+    lines = [f" {'count' if POOL_NOT_CLOSED in kinds else 'conns'}  tests  {took}"]
     for (kind, site), found in shown:
         tests = len({finding.nodeid for finding in found if finding.nodeid})
         remark = _remark(kind, found)
@@ -147,12 +147,13 @@ def _table(findings: list[Finding], verbosity: int) -> list[str]:
 
 
 def _remark(kind: str, found: list[Finding]) -> str:
-    if kind == HELD_TOO_LONG:
-        return "  (held too long)"
+    remark = WORDS[kind].remark
     verdicts = {finding.verdict for finding in found}
     if verdicts == {EXPECTED}:
-        return "  (expected)"
-    return "  (warning only)" if verdicts == {WARNED} else ""
+        remark = "expected"
+    elif verdicts == {WARNED} and kind != HELD_TOO_LONG:
+        remark = f"{remark}, warning only" if remark else "warning only"
+    return f"  ({remark})" if remark else ""
 
 
 def _notices(tally: Tally, verbosity: int) -> list[str]:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pytest_poolguard.findings import CHECKED_OUT, HELD_TOO_LONG, SERVER_BACKEND, Finding, connections
+from pytest_poolguard.findings import (
+    CHECKED_OUT,
+    HELD_TOO_LONG,
+    NOT_CLOSED,
+    POOL_NOT_CLOSED,
+    SERVER_BACKEND,
+    WORDS,
+    Finding,
+    connections,
+    counted,
+)
 from pytest_poolguard.origin import Place
 
 __all__ = ["age", "block", "blocks", "grouped"]
@@ -62,10 +72,10 @@ def blocks(findings: Iterable[Finding], verbosity: int = 0) -> str:
 def _line(group: list[Finding]) -> str:
     """A group that gets no block of its own: how many connections, where they were taken."""
     first = group[0]
-    late = ", held too long" if first.kind == HELD_TOO_LONG else ""
+    late = f", {WORDS[first.kind].remark}" if WORDS[first.kind].remark else ""
     place = first.called_from or first.acquired
     text = f"  {place.text}" if place is not None else ""
-    return f"    {connections(len(group))}{late}  {first.site}{text}".rstrip()
+    return f"    {counted(len(group), WORDS[first.kind].of)}{late}  {first.site}{text}".rstrip()
 
 
 def block(group: list[Finding], verbosity: int = 0) -> str:
@@ -94,6 +104,12 @@ def _title(group: list[Finding]) -> str:
     if first.kind == SERVER_BACKEND:
         still = "is still open" if count == 1 else "are still open"
         return f"{connections(count)} that this run opened {still} on the server"
+    if first.kind == NOT_CLOSED:
+        return f"{connections(count)} {was} never closed"
+    if first.kind == POOL_NOT_CLOSED:
+        holds = "which holds" if count == 1 else "which hold"
+        backends = connections(sum(finding.backends for finding in group))
+        return f"{counted(count, 'pool')} {was} never closed, {holds} {backends}: {_pool(first)}"
     return f"{connections(count)} {was} never returned to {_pool(first)}"
 
 
@@ -108,8 +124,10 @@ def _facts(group: list[Finding], verbosity: int) -> list[str]:
     first = group[0]
     if first.kind == SERVER_BACKEND:
         return _backends(group, verbosity)
+    if first.kind == POOL_NOT_CLOSED:
+        return [f"made in {_owner(first)}"]
     ended = {"test": "the test ended", "fixture": "the fixture ended"}.get(first.owner_kind, "the run ended")
-    facts = [f"checked out in {_owner(first)}"]
+    facts = [f"{'opened' if first.kind == NOT_CLOSED else 'checked out'} in {_owner(first)}"]
     if first.kind == CHECKED_OUT:
         one = "the first " if len(group) > 1 else ""
         facts[0] += f", {one}{age(first.held_seconds)} before {ended}"

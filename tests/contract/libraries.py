@@ -41,6 +41,7 @@ class Library:
     cure: str  #: part of the hint
     take_soon: str  #: takes a connection within moments or not at all
     refused: str = ""  #: what it raises when it is given what is not its own; empty where it takes no notice
+    refused_by_others: str = ""  #: what another pool raises, if that is something else
     other_pool: str = ""  #: what the hint says of one given to another pool; empty where that can't be done
     query: str = 'conn.cursor().execute("SELECT 1")'
     status: str = "idle in transaction"  #: after a query
@@ -52,6 +53,11 @@ class Library:
     def refusal(self) -> str:
         """Begins a block in which the pool is given what is not its own."""
         return f"pytest.raises({self.refused})" if self.refused else "contextlib.nullcontext()"
+
+    @property
+    def refusal_by_others(self) -> str:
+        """The same, for a connection of another pool."""
+        return f"pytest.raises({self.refused_by_others})" if self.refused_by_others else self.refusal
 
     @property
     def define(self) -> str:
@@ -162,6 +168,24 @@ LIBRARIES = (
         refused="PoolError",
         other_pool="putconn() of another pool",
         cure="call putconn() in a finally block",
+    ),
+    Library(
+        name="asyncpg",
+        pool_class="Pool",
+        imports="import asyncpg",
+        make="pool = await asyncpg.create_pool(DSN, min_size=1, max_size={size})",
+        take="await pool.acquire()",
+        take_soon="await pool.acquire(timeout=0.1)",
+        give="await pool.release(conn)",
+        close="pool.terminate()",
+        exhausted="asyncio.TimeoutError",
+        refused_by_others="asyncpg.InterfaceError",
+        other_pool="release() of another pool",
+        query='await conn.execute("SELECT 1")',
+        status="idle",
+        pid="conn.get_server_pid()",
+        cure="use `async with pool.acquire() as conn:`",
+        is_async=True,
     ),
     _psycopg_pool("ConnectionPool", 1, is_async=False),
     _psycopg_pool("NullConnectionPool", 0, is_async=False),

@@ -386,7 +386,7 @@ def test_a_return_to_another_pool_is_none(run, lib):
     wrong, pool = pool, right
     conn = {lib.take}
     pool = wrong
-    with {lib.refusal}:
+    with {lib.refusal_by_others}:
         {lib.give}
     {lib.close}
     pool = right

@@ -1,0 +1,272 @@
+"""Where the connections of one in-house pool class go out and come back: what its replaced methods note.
+
+While one of them runs, what it takes from other pools and opens itself is the pool's own (``records.Supply``):
+whoever takes it from there holds it. A call of the pool's own in the middle of another one counts for nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Iterable, Iterator
+from types import CodeType
+from typing import Any
+
+from pytest_poolguard import holders
+from pytest_poolguard.drivers.interface import Watch
+from pytest_poolguard.origin import Origin, capture, printable
+from pytest_poolguard.records import Checkout, Pool, Supply, Task
+from pytest_poolguard.redaction import redacted
+
+__all__ = ["Desk"]
+
+#: The folder of the replacements.
+HERE = os.path.dirname(__file__) + os.sep
+#: Arguments that are no connection.
+PLAIN = (type(None), bool, int, float, str, bytes)
+
+
+class Desk:
+    """The books of one class."""
+
+    def __init__(self, watch: Watch, driver: Any) -> None:
+        self.watch = watch
+        self.closed: weakref.WeakSet[Pool] = weakref.WeakSet()
+        self._ledger = watch.ledger
+        self._driver = driver
+        self._codes: dict[int, CodeType] = {}  #: of the class's own methods, by id: a code's hash is dear
+        self._reclaimed: dict[int, list[Any]] = {}  #: by id: a weak reference, and whether its pool has it
+        self._refused: set[str] = set()
+
+    def add_code(self, cls: type) -> None:
+        """Count a class's methods as the pool's own."""
+        for value in vars(cls).values():
+            function = getattr(value, "fget", None) or getattr(value, "__func__", value)
+            code = getattr(inspect.unwrap(function), "__code__", None) if callable(function) else None
+            if code is not None:
+                self._codes.update((id(one), one) for one in _with_nested(code))
+
+    # the beginning and the end of a call
+
+    def opens(self, pool: Any, *, made_known: bool = False) -> Supply | None:
+        """A method of a pool was called; None in the middle of another one, and where nobody watches."""
+        if not self.watch.active:
+            return None
+        before = outer = self._ledger.supply.get()
+        while outer is not None:
+            if outer.pool.ref() is pool:
+                return None
+            outer = outer.outer
+        try:
+            record = self._ledger.pool(pool) or self._new_pool(pool, made_known=made_known)
+        except TypeError:
+            self._refuse(f"{type(pool).__name__} objects can't be weakly referenced (their __slots__ forbid it)")
+            return None
+        except Exception as error:
+            self.watch.on_fault("noting a pool", error)
+            return None
+        supply = Supply(record, before)
+        self._ledger.supply.set(supply)
+        return supply
+
+    def failed(self, supply: Supply) -> None:
+        """It raised: what it took and opened is nobody's supply, and has to be given back by itself."""
+        self._ledger.supply.set(supply.outer)
+        for opening in supply.openings:
+            opening.pool = supply.outer.pool if supply.outer is not None else None
+        if supply.outer is not None:
+            supply.outer.checkouts += supply.checkouts
+
+    def done(self, supply: Supply) -> None:
+        """It has come to its end: what it took is the pool's own."""
+        self._ledger.supply.set(supply.outer)
+        for inner in supply.checkouts:
+            connection = inner.connection()
+            if connection is not None and not inner.returned:
+                self._ledger.serve(connection, supply.pool)
+
+    # connections go out
+
+    def took(self, supply: Supply, connection: Any, *, is_async: bool = False) -> Checkout | None:
+        """It returned a connection."""
+        reason = _not_watched(connection)
+        if reason or connection is None:
+            self.failed(supply)
+            if reason:
+                self._refuse(f"{self._driver.library} hands out {reason}")
+            return None
+        try:
+            self.done(supply)
+            return self._check_out(supply.pool, connection, is_async=is_async)
+        except Exception as error:
+            self.watch.on_fault("noting a checkout", error)
+            return None
+
+    def _check_out(self, record: Pool, connection: Any, *, is_async: bool) -> Checkout | None:
+        ledger = self._ledger
+        held = ledger.held_by(connection)
+        if held is not None and held.pool is not record:  # the very connection of a pool that this one stands on
+            ledger.give_back(held.pool.ref(), connection)
+        for part in (connection, *getattr(connection, "__dict__", {}).values()):
+            if type(part) not in PLAIN:
+                ledger.serve(part, record)
+        checkout = ledger.check_out(record, connection)
+        if checkout is None:  # the same one for the same thread, say
+            return None
+        checkout.stack = self._outside(checkout.stack)
+        if self._reclaimed:
+            self._reclaimed.pop(id(connection), None)
+        if record in self.closed:  # it was opened again
+            self.closed.discard(record)
+        if is_async:
+            task = sys.modules["asyncio"].current_task()
+            if task is not None:
+                checkout.task = Task(task, ledger.starter.get())
+        return checkout
+
+    # connections come back
+
+    def gives(self, pool: Any, given: tuple[Any, ...]) -> Checkout | None:
+        """A connection is given back: the one among the arguments, or what it wraps, or what wraps it.
+
+        Without an argument it is the last one that this thread has taken.
+        """
+        try:
+            for value in given:
+                checkout = self._ledger.held_by(value)
+                if checkout is not None and checkout.pool.ref() is pool:
+                    return self._ledger.give_back(pool, value)
+            out = [checkout for checkout in self._ledger.outstanding() if checkout.pool.ref() is pool]
+            if given:
+                values = [value for value in given if type(value) not in PLAIN]
+                out = [checkout for checkout in out if _is_same(checkout, values, pool)]
+            else:
+                thread = self._ledger.this_thread()
+                out = [checkout for checkout in out if checkout.thread == thread]
+            connection = out[-1].connection() if out else None
+            return self._ledger.give_back(pool, connection) if connection is not None else None
+        except Exception as error:
+            self.watch.on_fault("noting a return", error)
+            return None
+
+    def not_given(self, pool: Any, checkout: Checkout | None, error: BaseException) -> None:
+        """It raised: the connection is still out, unless its pool is closed and nobody could take it."""
+        if checkout is None or checkout.pool in self.closed or checkout.pool.ref() is not pool:
+            return
+        try:
+            self._ledger.put_back(checkout)
+            text = str(error).strip().partition("\n")[0]
+            reason = redacted(printable(f"{type(error).__name__}: {text}" if text else type(error).__name__))
+            checkout.cause = ("release raised", reason)
+        except Exception as fault:
+            self.watch.on_fault("noting a failed return", fault)
+
+    def left(self, checkout: Checkout | None) -> None:
+        """A context manager was left: its connection comes back, if it did not yet."""
+        connection = checkout.connection() if checkout is not None else None
+        if checkout is not None and connection is not None and self.watch.active:
+            try:
+                self._ledger.give_back(checkout.pool.ref(), connection)
+            except Exception as error:
+                self.watch.on_fault("noting a return", error)
+
+    def closes(self, supply: Supply) -> None:
+        """A pool is closed."""
+        try:
+            self._ledger.pool_closes(supply.pool)
+            self.closed.add(supply.pool)
+        except Exception as error:
+            self.watch.on_fault("noting that a pool was closed", error)
+
+    # leaks that were told
+
+    def reclaims(self, connection: Any) -> None:
+        """A leaked connection is given back for its holder, who may yet do so: the pool is to get it once."""
+        self._reclaimed[id(connection)] = [weakref.ref(connection), False]
+
+    def is_late(self, given: tuple[Any, ...]) -> bool:
+        """Whether the pool has this connection back already; from now on it has."""
+        for value in given:
+            known = self._reclaimed.get(id(value))
+            if known is not None and known[0]() is value:
+                before, known[1] = known[1], True
+                return bool(before)
+        return False
+
+    # pools
+
+    def adopt(self, pool: Any) -> None:
+        """A pool that was made before anybody watched: what it has taken and opened by then is its own."""
+        ledger = self._ledger
+        connections = [record.ref() for record in ledger.openings()]
+        connections += [checkout.connection() for checkout in ledger.outstanding()]
+        own = [one for one in connections if one is not None and holders.reaches(pool, one, None)]
+        if own:
+            record = ledger.pool(pool) or self._new_pool(pool, made_known=False)
+            for connection in own:
+                ledger.serve(connection, record)
+
+    def _new_pool(self, pool: Any, *, made_known: bool) -> Pool:
+        made = Origin(self._outside(capture(self._ledger.stops, 2)))
+        label = type(pool).__name__
+        return self._ledger.add_pool(pool, self._driver, label, made, made_known=made_known)
+
+    def _outside(self, stack: list[CodeType | int]) -> list[CodeType | int]:
+        """A stack from the caller of the class on; a thread of the pool's own has no such caller."""
+        own = _leading(stack, lambda code: code.co_filename.startswith(HERE))
+        pools = _leading(
+            stack,
+            lambda code: (
+                id(code) in self._codes
+                or code.co_filename.startswith(HERE)
+                or code.co_filename == contextlib.__file__
+            ),
+        )
+        is_threads = all(code.co_filename == threading.__file__ for code in stack[pools::2])  # type: ignore[union-attr]
+        return stack[own if is_threads else pools :]
+
+    def _refuse(self, text: str) -> None:
+        if text not in self._refused:
+            self._refused.add(text)
+            self.watch.on_unwatched(f"{self._driver.library} is not watched: {text}")
+
+
+def _leading(stack: list[CodeType | int], matches: Any) -> int:
+    position = 0
+    while position < len(stack) and matches(stack[position]):
+        position += 2
+    return position
+
+
+def _is_same(checkout: Checkout, values: Iterable[Any], pool: Any) -> bool:
+    connection = checkout.connection()
+    return connection is not None and any(
+        holders.reaches(connection, value, pool) or holders.reaches(value, connection, pool) for value in values
+    )
+
+
+def _not_watched(connection: Any) -> str:
+    """Why what a pool hands out can't be watched; empty if it can."""
+    kind = type(connection)
+    if connection is None:
+        return ""
+    if not kind.__weakrefoffset__:
+        return f"{kind.__name__} objects, which can't be weakly referenced"
+    if isinstance(connection, contextlib.AbstractContextManager | contextlib.AbstractAsyncContextManager) and (
+        kind.__module__ == contextlib.__name__
+    ):
+        return "context managers; name the method that takes the connection"
+    if inspect.isawaitable(connection):
+        return f"{kind.__name__} objects, which the caller awaits; name the method that is awaited"
+    return ""
+
+
+def _with_nested(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _with_nested(constant)

@@ -1,0 +1,108 @@
+"""psycopg 3: every connection that it opens.
+
+All of them pass through ``BaseConnection.__init__``, synchronous or not, of whichever class, under whichever
+name their ``connect`` was imported. psycopg has no pools: psycopg_pool is a library of its own.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
+from typing import Any
+
+from pytest_poolguard.drivers import libpq
+from pytest_poolguard.drivers.interface import State, Terms, Unsupported, Watch
+from pytest_poolguard.drivers.lines import PqLine, parameters
+from pytest_poolguard.drivers.moment import ask
+from pytest_poolguard.drivers.patching import Patches
+from pytest_poolguard.records import Checkout
+
+__all__ = ["Psycopg"]
+
+
+class Psycopg:
+    """The driver of psycopg 3.1 and newer."""
+
+    library = "psycopg"
+    pool_references = 0
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._patches = Patches()
+        self._patched: list[Any] = []  #: the replacements
+
+    @property
+    def modules(self) -> Mapping[str, Callable[[ModuleType], None]]:
+        """The one with the class that all connections have in common: another one before psycopg 3.2."""
+        return {"psycopg._connection_base": self._patch, "psycopg.connection": self._patch}
+
+    def version(self) -> str:
+        """The one of psycopg's own ``version`` module, which it imports first."""
+        return str(getattr(sys.modules.get("psycopg.version"), "__version__", "unknown"))
+
+    def undo(self) -> None:
+        """Give psycopg its function back."""
+        self._patches.undo()
+
+    def state(self, connection: Any) -> State:
+        """What libpq knows of the connection."""
+        return libpq.state(connection)
+
+    # it has no pools
+
+    def terms(self, _pool: Any) -> Terms:
+        """Of no pool."""
+        return Terms(take="connect", give="close", close="close", cure="call close()", discard="close()")
+
+    def is_open(self, _pool: Any) -> bool:
+        """No pool is."""
+        return False
+
+    def idle(self, _pool: Any) -> int:
+        """None."""
+        return 0
+
+    def workers(self, _pool: Any) -> Iterable[threading.Thread]:
+        """None."""
+        return ()
+
+    def reclaim(self, checkout: Checkout) -> None:
+        """Nothing is checked out."""
+
+    # patching
+
+    def _patch(self, module: ModuleType) -> None:
+        base = getattr(module, "BaseConnection", None)
+        original = getattr(base, "__dict__", {}).get("__init__")
+        if base is None or original is None:
+            raise Unsupported(f"{module.__name__} has no BaseConnection with an __init__")
+        if original not in self._patched:  # since 3.2, both modules have the class
+            replacement = self._watched_init(original)
+            self._patched.append(replacement)
+            self._patches.replace(base, "__init__", replacement)
+
+    def _watched_init(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        driver, watch = self, self._watch
+
+        @functools.wraps(original)
+        def __init__(self: Any, pgconn: Any) -> None:  # noqa: N807
+            __tracebackhide__ = True
+            original(self, pgconn)
+            if watch.active:
+                try:
+                    opening = watch.ledger.opened(self, driver)
+                    opening.backend_pid = driver.state(self).backend_pid
+                    if opening.backend_pid is not None:  # else it is a mock
+                        opening.server = libpq.server_of(self)
+                        watch.on_connected(opening, functools.partial(driver._asker, self))
+                except Exception as error:
+                    watch.on_fault("noting a new connection", error)
+
+        return __init__
+
+    def _asker(self, connection: Any) -> Callable[..., list[tuple[Any, ...]]]:
+        info = connection.info
+        return functools.partial(ask, PqLine(sys.modules["psycopg"]), parameters(info, info.get_parameters()))

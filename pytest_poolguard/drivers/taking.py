@@ -1,0 +1,227 @@
+"""What sorts of methods an in-house pool has, and the replacements for each.
+
+What a caller gets is the original's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+from pytest_poolguard.drivers.desk import Desk
+
+__all__ = [
+    "ASYNC_MANAGER",
+    "COROUTINE",
+    "FUNCTION",
+    "MANAGER",
+    "MANAGERS",
+    "acquiring",
+    "closing",
+    "kind",
+    "making",
+]
+__all__ += ["releasing"]
+
+FUNCTION, COROUTINE, MANAGER, ASYNC_MANAGER = "function", "coroutine", "manager", "async manager"
+MANAGERS = (MANAGER, ASYNC_MANAGER)
+
+Method = Callable[..., Any]
+
+
+def kind(function: Any) -> str:
+    """Which sort of method this is; empty for a generator that no context manager was made of."""
+    inner = inspect.unwrap(function)
+    code = getattr(function, "__code__", None)
+    is_manager = code is not None and code.co_filename == contextlib.__file__
+    if inspect.isasyncgenfunction(inner):
+        return ASYNC_MANAGER if is_manager else ""
+    if inspect.isgeneratorfunction(inner):
+        return MANAGER if is_manager else ""
+    return COROUTINE if inspect.iscoroutinefunction(function) else FUNCTION
+
+
+def acquiring(original: Method, desk: Desk) -> Method:
+    """A method that takes a connection."""
+    makers = {
+        FUNCTION: _acquiring_function,
+        COROUTINE: _acquiring_coroutine,
+        MANAGER: _acquiring_manager,
+        ASYNC_MANAGER: _acquiring_async_manager,
+    }
+    return makers[kind(original)](original, desk)
+
+
+def _acquiring_function(original: Method, desk: Desk) -> Method:
+    @functools.wraps(original)
+    def acquire(self: Any, *args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        supply = desk.opens(self)
+        if supply is None:  # a call of the pool's own, in the middle of another one
+            return original(self, *args, **kwargs)
+        try:
+            connection = original(self, *args, **kwargs)
+        except BaseException:
+            desk.failed(supply)
+            raise
+        desk.took(supply, connection)
+        return connection
+
+    return acquire
+
+
+def _acquiring_coroutine(original: Method, desk: Desk) -> Method:
+    @functools.wraps(original)
+    async def acquire(self: Any, *args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        supply = desk.opens(self)
+        if supply is None:
+            return await original(self, *args, **kwargs)
+        try:
+            connection = await original(self, *args, **kwargs)
+        except BaseException:
+            desk.failed(supply)
+            raise
+        desk.took(supply, connection, is_async=True)
+        return connection
+
+    return acquire
+
+
+def _acquiring_manager(original: Method, desk: Desk) -> Method:
+    @functools.wraps(original)
+    @contextlib.contextmanager
+    def acquire(self: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        __tracebackhide__ = True
+        supply = desk.opens(self)
+        with contextlib.ExitStack() as stack:
+            try:
+                connection = stack.enter_context(original(self, *args, **kwargs))
+            except BaseException:
+                if supply is not None:
+                    desk.failed(supply)
+                raise
+            if supply is not None:
+                stack.callback(desk.left, desk.took(supply, connection))  # before the pool has it back
+            yield connection
+
+    return acquire
+
+
+def _acquiring_async_manager(original: Method, desk: Desk) -> Method:
+    @functools.wraps(original)
+    @contextlib.asynccontextmanager
+    async def acquire(self: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        __tracebackhide__ = True
+        supply = desk.opens(self)
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                connection = await stack.enter_async_context(original(self, *args, **kwargs))
+            except BaseException:
+                if supply is not None:
+                    desk.failed(supply)
+                raise
+            if supply is not None:
+                stack.callback(desk.left, desk.took(supply, connection, is_async=True))
+            yield connection
+
+    return acquire
+
+
+def releasing(original: Method, desk: Desk) -> Method:
+    """A method that gives a connection back."""
+    if kind(original) == COROUTINE:
+
+        @functools.wraps(original)
+        async def release(self: Any, *args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
+            with _Return(desk, self, (*args, *kwargs.values())) as goes_on:
+                return await original(self, *args, **kwargs) if goes_on else None
+
+    else:
+
+        @functools.wraps(original)
+        def release(self: Any, *args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
+            with _Return(desk, self, (*args, *kwargs.values())) as goes_on:
+                return original(self, *args, **kwargs) if goes_on else None
+
+    return release
+
+
+class _Return:
+    """One call of a method that gives a connection back."""
+
+    def __init__(self, desk: Desk, pool: Any, given: tuple[Any, ...]) -> None:
+        self._desk = desk
+        self._pool = pool
+        self._supply = desk.opens(pool)
+        self._checkout = None
+        self._is_late = self._supply is not None and desk.is_late(given)
+        if self._supply is not None and not self._is_late:
+            self._checkout = desk.gives(pool, given)
+
+    def __enter__(self) -> bool:
+        """Whether the pool is to get it; a late return is one of which nobody need know."""
+        return not self._is_late
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if self._supply is not None:
+            self._desk.done(self._supply)
+            if error is not None:
+                self._desk.not_given(self._pool, self._checkout, error)
+
+
+def closing(original: Method, desk: Desk) -> Method:
+    """A method that closes a pool."""
+    if kind(original) == COROUTINE:
+
+        @functools.wraps(original)
+        async def close(self: Any, *args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
+            supply = desk.opens(self)
+            try:
+                if supply is not None:
+                    desk.closes(supply)
+                return await original(self, *args, **kwargs)
+            finally:
+                if supply is not None:
+                    desk.done(supply)
+
+    else:
+
+        @functools.wraps(original)
+        def close(self: Any, *args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
+            supply = desk.opens(self)
+            try:
+                if supply is not None:
+                    desk.closes(supply)
+                return original(self, *args, **kwargs)
+            finally:
+                if supply is not None:
+                    desk.done(supply)
+
+    return close
+
+
+def making(original: Method, desk: Desk) -> Method:
+    """An ``__init__``."""
+
+    @functools.wraps(original)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+        __tracebackhide__ = True
+        supply = desk.opens(self, made_known=True)
+        try:
+            original(self, *args, **kwargs)
+        except BaseException:
+            if supply is not None:
+                desk.failed(supply)
+            raise
+        if supply is not None:
+            desk.done(supply)
+
+    return __init__

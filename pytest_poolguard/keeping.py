@@ -1,0 +1,47 @@
+"""Whether a module keeps a connection or a pool on purpose, for as long as the process lives.
+
+A singleton that is made when it is first needed, a cache, a pool of the project's own: something that the module
+finds again.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import deque
+from collections.abc import Iterable
+from types import CodeType
+
+from pytest_poolguard import holders
+from pytest_poolguard.records import Owner
+
+__all__ = ["module_that_keeps"]
+
+#: What a module keeps there can't be found again by anybody: a name, an attribute or a key can.
+NO_PLACE_TO_FIND_IT = (list, tuple, set, frozenset, deque)
+
+
+def module_that_keeps(thing: object, owner: Owner, calls: Iterable[CodeType], depth: int = holders.DEPTH) -> str:
+    """The module that keeps what ``calls`` have made for an owner where it finds it again; else empty."""
+    files = {os.path.realpath(code.co_filename) for code in calls}
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file and os.path.realpath(file) in files and _keeps(module, thing, owner, depth):
+            return name
+    return ""
+
+
+def _keeps(module: object, thing: object, owner: Owner, depth: int) -> bool:
+    return any(
+        holders.reaches(value, thing, None, depth=depth - 1)
+        for name, value in list(vars(module).items())
+        # By its __loader__, a module of tests knows everything that pytest does.
+        if not name.startswith("__")
+        and type(value) not in NO_PLACE_TO_FIND_IT
+        and not _is_test_class(value, owner)
+    )
+
+
+def _is_test_class(value: object, owner: Owner) -> bool:
+    """Whether this is the class whose test or ``setUpClass`` made it: that has ended."""
+    return isinstance(value, type) and value.__name__ in owner.nodeid.split("::")[1:-1]
