@@ -65,9 +65,7 @@ def rows(rounds: int) -> list[Row]:
     def fault(doing: str, error: BaseException) -> None:
         raise RuntimeError(doing) from error
 
-    ledger = Ledger(
-        Clock(), Owner("session", "session", phase=""), frozenset({boundary.__code__.co_filename})
-    )
+    ledger = Ledger(Clock(), Owner("session", "session", phase=""), frozenset({boundary.__code__.co_filename}))
     driver = SQLAlchemy(Watch(ledger, fault, lambda _opening, _connect: None))
     engine = sqlalchemy.create_engine("postgresql+psycopg2://", creator=Connection, _initialize=False)
     found = []

@@ -67,6 +67,10 @@ class Source(Syntax):
         parent = self.parents.get(node)
         return self.parents.get(parent) if isinstance(parent, ast.withitem) else parent
 
+    def is_with(self, call: ast.Call | None) -> bool:
+        """Whether a ``with`` statement enters what a call returns."""
+        return call is not None and isinstance(self.parents.get(call), ast.withitem)
+
     def variable(self, call: ast.Call) -> str:
         """The local variable that takes a call's value, if nothing else is ever put into it."""
         parent = self.parents.get(call)
@@ -146,20 +150,40 @@ class Source(Syntax):
 
     # where it is given back
 
-    def returns(self, call: ast.Call, give: str) -> list[ast.Call]:
-        """The calls of ``give`` that get the value of ``call``, in its function, after it, on a way from it."""
+    def left_by_hand(self, enter: Function, line: int, leave: Function) -> list[ast.Call]:
+        """The calls of ``__exit__`` that leave what a line calls ``__enter__`` of, each in its method."""
+        entered = [
+            ast.dump(call.func.value)
+            for call in calls(enter, enter.name)
+            if isinstance(call.func, ast.Attribute) and call.lineno <= line <= (call.end_lineno or 0)
+        ]
+        return [
+            call
+            for call in calls(leave, leave.name)
+            if isinstance(call.func, ast.Attribute) and ast.dump(call.func.value) in entered
+        ]
+
+    def returns(self, call: ast.Call, give: str, giver: str = "pool") -> list[ast.Call]:
+        """The calls of ``give`` that return what ``call`` took, in its function, after it, on a way from it.
+
+        ``giver`` tells whose method that is (see ``interface.Terms``).
+        """
         variable, function = self.variable(call), self.around(call)
-        if not variable or function is None or not isinstance(call.func, ast.Attribute):
+        if function is None or not isinstance(call.func, ast.Attribute) or not (variable or giver == "taker"):
             return []
-        pool = ast.dump(call.func.value)
+        taker = ast.dump(call.func.value)
         backs = [
             back
             for back in calls(function, give)
             if self.around(back) is function
             and position(back) > position(call)
             and isinstance(back.func, ast.Attribute)
-            and ast.dump(back.func.value) == pool
-            and _first_argument(back) == variable
+            and (
+                _name(back.func.value) == variable
+                if giver == "connection"
+                else ast.dump(back.func.value) == taker
+            )
+            and (giver != "pool" or _first_argument(back) == variable)
             and self.loops(call) <= self.loops(back)
             and not self.exclude_each_other(call, back)
         ]

@@ -200,7 +200,7 @@ class SQLAlchemy:
 
     def _listener_of_checkins(self) -> Callable[..., None]:
         driver, watch, out, shared = self, self._watch, self._out, self._shared
-        returned = watch.ledger.returned
+        end = watch.ledger.end
 
         def poolguard_checkin(_dbapi_connection: Any, entry: Any) -> None:
             if watch.active:
@@ -211,7 +211,7 @@ class SQLAlchemy:
                         if proxy is None or driver._collector:
                             driver._returned(checkout)
                         else:
-                            returned(checkout)
+                            end(checkout)
                     elif shared:
                         driver._look_at_shared(entry)
                 except Exception as error:
@@ -272,6 +272,9 @@ class SQLAlchemy:
         ledger = self._watch.ledger
         old = replaced_by(pool)
         made = self._made.get(old) if old is not None else None
+        record = ledger.pool(old) if old is not None else None
+        if record is not None:
+            record.was_closed = True
         record = ledger.pool(old) if old is not None else None
         if record is not None:
             record.was_closed = True
