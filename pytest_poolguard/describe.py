@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from collections import Counter
 from typing import Any
@@ -23,6 +22,7 @@ from pytest_poolguard.hints import Hints
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.origin import Place, SourceTree, printable
 from pytest_poolguard.records import Checkout, Opening, Owner, Pool
+from pytest_poolguard.whereabouts import of_holder
 
 __all__ = ["Describe"]
 
@@ -202,15 +202,10 @@ class Describe:
         return opening.backend_pid if opening is not None else None
 
     def holder_now(self, checkout: Checkout) -> Place | None:
-        """Where the thread that took a connection is now, if it still runs and is not the main one."""
-        thread = checkout.thread
-        if not isinstance(thread, threading.Thread) or not thread.is_alive():
-            return None
-        frame = sys._current_frames().get(thread.ident or 0)  # noqa: SLF001 - there is no public way
-        while frame is not None:
-            if self._tree.is_own(frame.f_code.co_filename):
-                return self._tree.place(frame.f_code, frame.f_lasti)
-            frame = frame.f_back
+        """Where the thread or task that took a connection is now, if it is another one and still runs."""
+        for code, offset in of_holder(checkout):
+            if self._tree.is_own(code.co_filename):
+                return self._tree.place(code, offset)
         return None
 
 

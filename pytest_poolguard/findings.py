@@ -83,8 +83,9 @@ class Finding:
     closed_at: Place | None = None  #: where its pool was closed while it was out
     thread: str = "MainThread"
     task: str = ""  #: the name of an asyncio task; empty for code that is not asynchronous
-    thread_place: Place | None = None  #: where a holder that still runs is now
+    thread_place: Place | None = None  #: where a holder, thread or task, that still runs is now
     held_seconds: float = 0.0
+    ended: str = ""  #: what had ended by then, where its owner's end was not the one that counted
     backend_pid: int | None = None
     transaction_status: str = ""
     backends: int = 0  #: connections that a pool holds which is not closed

@@ -15,6 +15,7 @@ from types import ModuleType
 
 import pytest
 
+from pytest_poolguard.bystanders import Bystanders
 from pytest_poolguard.clock import Clock
 from pytest_poolguard.deferral import Deferral
 from pytest_poolguard.describe import Describe
@@ -54,11 +55,13 @@ class Guard:
         folded = (os.path.dirname(pytest.__file__), os.path.dirname(__file__))
         self._tree = tree = SourceTree(str(config.rootpath), folded)
         self.describe = Describe(self.ledger, tree)
+        self.bystanders = Bystanders(tree)
         self.judge = Judge(
             self.ledger,
             self.owners,
             tree,
             self.describe,
+            self.bystanders,
             grace=settings.grace,
             reclaim=settings.mode == "fail",
             look=self._look_at_server,
@@ -100,15 +103,14 @@ class Guard:
 
     def watch_module(self, driver: Driver, name: str, module: ModuleType) -> None:
         """A module of a driver's library was imported: watch it."""
-        known = driver.library
         try:
-            known = f"{known} {driver.version()}".strip()
             driver.modules[name](module)
             for folder in getattr(sys.modules.get(driver.library), "__path__", ()):
                 self._tree.fold(folder)
         except Exception as error:
-            self.tally.unwatched.append(f"{known} is not watched: {printable(str(error))}")
+            self.tally.unwatched.append(f"{_known(driver)} is not watched: {printable(str(error))}")
             return
+        known = _known(driver)
         if known not in self.tally.patched:
             self.tally.patched.append(known)
 
@@ -264,3 +266,7 @@ class Guard:
             words = self.server.backends(opening for _, opening in findings)
             for finding, opening in findings:
                 finding.server = words.get(opening, {})
+
+
+def _known(driver: Driver) -> str:
+    return f"{driver.library} {driver.version()}".strip()

@@ -167,7 +167,8 @@ class Hints:
             return ""
         pool = checkout.pool.ref()
         if pool is not None and (
-            give in getattr(pool, "__dict__", ()) or not self._is_librarys(type(pool), give)
+            give in getattr(pool, "__dict__", ())
+            or not (self._terms.in_house or self._is_librarys(type(pool), give))
         ):
             return ""  # it may have been reached, and done something else
         last = backs[-1]

@@ -23,6 +23,7 @@ from typing import Any
 
 from pytest_poolguard.origin import Origin
 from pytest_poolguard.records import Checkout, Owner, Task
+from pytest_poolguard.whereabouts import of_task, of_thread
 
 __all__ = [
     "factory_of",
@@ -38,6 +39,8 @@ __all__ = [
 DEPTH = 4
 #: Objects that one search looks at.
 BREADTH = 5000
+#: Flags of the code that can wait for something in a task.
+ASYNCHRONOUS = inspect.CO_COROUTINE | inspect.CO_ITERABLE_COROUTINE | inspect.CO_ASYNC_GENERATOR
 CONTAINERS: tuple[Any, ...] = (list, tuple, set, frozenset, deque)
 #: What functools.lru_cache makes of a function; what it has cached shows in no attribute.
 LRU_CACHE = type(functools.cache(lambda: None))
@@ -108,7 +111,9 @@ def in_call_that_took_it(checkout: Checkout, owner: Owner, is_own: Callable[[str
     it has leaked. ``is_own`` tells the project's source files: calls inside a library are over by then.
     """
     frames = [code for code, _ in checkout.origin.frames()]
-    first = next((number for number, code in enumerate(frames) if is_own(code.co_filename)), 0)
+    # A generator stops in the midst of a ``with`` block; who is in the block is the one who goes through it.
+    takers = (number for number, code in enumerate(frames) if is_own(code.co_filename) and not _pauses(code))
+    first = next(takers, 0)
     if checkout.task is not None:
         return _in_task(checkout.task, frames[first:], owner)
     return _in_thread(checkout.thread, frames[first:], owner)
@@ -123,28 +128,17 @@ def _in_thread(thread: Any, frames: list[CodeType], owner: Owner) -> bool:
     if len(calls) > 1 and all(code.co_filename == plumbing[0] for code in started_by):
         calls.pop()
     took = {id(code) for code in calls}
-    frame = sys._current_frames().get(thread.ident or 0)  # noqa: SLF001 - there is no public way
-    while frame is not None:
-        if id(frame.f_code) in took:
-            return True
-        frame = frame.f_back
-    return False
+    return any(id(code) in took for code, _ in of_thread(thread.ident or 0))
 
 
 def _in_task(holder: Task, frames: list[CodeType], owner: Owner) -> bool:
-    task = holder.ref()
-    if task is None or task.done() or holder.starter is owner:
+    if holder.starter is owner:
         return False
-    calls = list(itertools.takewhile(lambda code: code.co_flags & inspect.CO_COROUTINE, frames))
+    calls = list(itertools.takewhile(lambda code: code.co_flags & ASYNCHRONOUS, frames))
     if len(calls) > 1:
         calls.pop()
     took = {id(code) for code in calls}
-    waiting = task.get_coro()
-    while waiting is not None:
-        if id(getattr(waiting, "cr_code", None)) in took:
-            return True
-        waiting = getattr(waiting, "cr_await", None)
-    return False
+    return any(id(code) in took for code, _ in of_task(holder))
 
 
 def factory_of(origin: Origin, owners: Iterable[Owner]) -> Owner | None:
@@ -154,6 +148,10 @@ def factory_of(origin: Origin, owners: Iterable[Owner]) -> Owner | None:
         if owner.code is not None and took.intersection(id(code) for code in _nested(owner.code)):
             return owner
     return None
+
+
+def _pauses(code: CodeType) -> bool:
+    return bool(code.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR))
 
 
 def _nested(code: CodeType) -> list[CodeType]:

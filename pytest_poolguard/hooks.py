@@ -38,6 +38,8 @@ class RunHooks:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self) -> None:
+        with self.guard.shield("looking at the threads that run"):
+            self.guard.bystanders.note()
         # Ours must be the outermost wrappers, outside of any conftest's that is "tryfirst" too: those would
         # see the stand-in of a call report. The one registered last is.
         hooks = self.config.pluginmanager.unregister(name=TEST_HOOKS)

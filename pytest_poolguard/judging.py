@@ -13,10 +13,11 @@ from types import CodeType
 from typing import Any, ParamSpec, TypeVar
 
 from pytest_poolguard import holders
+from pytest_poolguard.bystanders import Bystanders
 from pytest_poolguard.describe import Describe
 from pytest_poolguard.findings import WARNED, Finding
 from pytest_poolguard.ledger import Ledger
-from pytest_poolguard.origin import SourceTree
+from pytest_poolguard.origin import SourceTree, printable
 from pytest_poolguard.owners import Owners
 from pytest_poolguard.records import Checkout, Opening, Owner
 
@@ -59,6 +60,7 @@ class Judge:
         owners: Owners,
         tree: SourceTree,
         describe: Describe,
+        bystanders: Bystanders,
         *,
         grace: float,
         reclaim: bool,
@@ -70,6 +72,7 @@ class Judge:
         self._describe = describe
         self._grace = grace
         self._reclaim = reclaim
+        self._bystanders = bystanders
         self._process = os.getpid()
         self._look = look  #: asks the server about the backends of findings
 
@@ -123,6 +126,8 @@ class Judge:
             finding = checkout.noted or self._describe.leak(checkout)
             finding.thread_place = self._describe.holder_now(checkout)
             finding.note = checkout.carried or finding.note
+            if checkout.carried:
+                finding.ended = _end_of(checkout.owner)
             findings.append(finding)
             self._ledger.settle(checkout)
             # A fork has inherited connections that are still its parent's to use.
@@ -138,8 +143,8 @@ class Judge:
     def _wait(self, checkouts: list[Checkout]) -> None:
         if checkouts:
             pools = self._ledger.pools()
-            workers = frozenset(thread for pool in pools for thread in pool.driver.workers(pool.ref()))
-            holders.wait(checkouts, self._grace, workers)
+            workers = {thread for pool in pools for thread in pool.driver.workers(pool.ref())}
+            holders.wait(checkouts, self._grace, workers | self._bystanders.now())
 
     # whom it is carried over to
 
@@ -225,6 +230,13 @@ class Judge:
 def _held_in(checkout: Checkout) -> Callable[[Any], Iterable[object]]:
     """Tells what objects of a checkout's library hold, where they hold it deep inside."""
     return getattr(checkout.pool.driver, "held_in", lambda _thing: ())
+
+
+def _end_of(owner: Owner) -> str:
+    """The end of one that a connection was carried over to, in words."""
+    if owner.kind == "session":
+        return "the run ended"
+    return f"fixture {printable(owner.name)} ended" if owner.finished else "this was noticed"
 
 
 def _serves(checkout: Checkout) -> bool:

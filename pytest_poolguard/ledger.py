@@ -152,15 +152,7 @@ class Ledger:
         if checkout is None or checkout.connection() is not connection:
             return None
         if checkout.pool.ref() is pool:
-            key = checkout.key
-            self._out.pop(key, None)
-            checkout.owner.out.pop(key, None)
-            checkout.returned = True
-            hold = checkout.taken_by.limits.hold
-            if hold is not None:
-                checkout.held = self.clock.now() - checkout.since
-                if checkout.held > hold:
-                    self.overdue.append(checkout)
+            self.end(checkout)
         return checkout
 
     def returned(self, checkout: Checkout) -> None:
@@ -190,6 +182,20 @@ class Ledger:
         checkout.held = self.clock.now() - checkout.since
         checkout.dropped = "harmless" if harmless else "collected"
         checkout.owner.dropped.append(checkout)
+
+    def end(self, checkout: Checkout) -> None:
+        """Note that a checkout is over, whatever has become of its connection."""
+        key = checkout.key
+        if self._out.get(key) is not checkout:  # it is over already
+            return
+        self._out.pop(key, None)
+        checkout.owner.out.pop(key, None)
+        checkout.returned = True
+        hold = checkout.taken_by.limits.hold
+        if hold is not None:
+            checkout.held = self.clock.now() - checkout.since
+            if checkout.held > hold:
+                self.overdue.append(checkout)
 
     def pool_closes(self, record: Pool) -> None:
         """Note that the caller's caller closes a pool, for the connections of it that are out."""

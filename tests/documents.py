@@ -29,8 +29,9 @@ RUNS = {
     "hints": ("small/test_hints.py",),
     "session": ("small/test_session.py",),
     "no pool": ("small/test_no_pool.py",),
+    "in-house": ("inhouse",),
 }
-BLOCK = re.compile(r"^<!-- generated: ([\w ]+), ([\w ]+) -->\n```text\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^<!-- generated: ([\w -]+), ([\w ]+) -->\n```text\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 #: What differs from run to run, and what stands for it in a comparison.
 VARIES = (
     (r"\b[\d.]+ (ms|s|min)\b", "A WHILE"),

@@ -232,3 +232,26 @@ def test_the_shops_have_the_same_functions():
 def test_the_readme_names_the_leaking_tests():
     readme = (EXAMPLES / "README.md").read_text("utf-8")
     assert set(re.findall(r"`(test_\w+)`", readme)) == {test for leak in LEAKS for test in leak.tests}
+
+
+# pools of another make
+
+
+@pytest.mark.parametrize(
+    ("folder", "test", "site"),
+    [
+        ("inhouse", "test_an_empty_shelf", "stockroom/stock.py"),
+        ("hook", "test_that_leaks", "test_by_hook.py"),
+    ],
+)
+def test_a_pool_that_was_named_is_watched(shop, folder, test, site):
+    run = shop("leaky", "-p", "poolguard", folder)
+    assert run.outcomes == "1 failed, 1 passed"
+    assert [nodeid.rpartition("::")[2] for nodeid in run.failed] == [test]
+    assert re.search(rf"^  > {site}:\d+ .*pool\.checkout\(\)$", run.report(test), re.MULTILINE)
+    assert "1 connection was never returned to Pool made at" in run.output
+
+
+@pytest.mark.parametrize("folder", ["inhouse", "hook"])
+def test_without_poolguard_the_named_pools_tests_pass(shop, folder):
+    assert shop("leaky", "-p", "no:poolguard", folder).outcomes.startswith("2 passed")

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import os
 import sys
-import threading
 import weakref
-from collections.abc import Iterable, Iterator
-from types import CodeType
+from collections.abc import Iterable
 from typing import Any
 
 from pytest_poolguard import holders
+from pytest_poolguard.drivers.border import Border
 from pytest_poolguard.drivers.interface import Watch
 from pytest_poolguard.origin import Origin, capture, printable
 from pytest_poolguard.records import Checkout, Pool, Supply, Task
@@ -24,8 +22,6 @@ from pytest_poolguard.redaction import redacted
 
 __all__ = ["Desk"]
 
-#: The folder of the replacements.
-HERE = os.path.dirname(__file__) + os.sep
 #: Arguments that are no connection.
 PLAIN = (type(None), bool, int, float, str, bytes)
 
@@ -38,17 +34,9 @@ class Desk:
         self.closed: weakref.WeakSet[Pool] = weakref.WeakSet()
         self._ledger = watch.ledger
         self._driver = driver
-        self._codes: dict[int, CodeType] = {}  #: of the class's own methods, by id: a code's hash is dear
+        self.border = Border()
         self._reclaimed: dict[int, list[Any]] = {}  #: by id: a weak reference, and whether its pool has it
         self._refused: set[str] = set()
-
-    def add_code(self, cls: type) -> None:
-        """Count a class's methods as the pool's own."""
-        for value in vars(cls).values():
-            function = getattr(value, "fget", None) or getattr(value, "__func__", value)
-            code = getattr(inspect.unwrap(function), "__code__", None) if callable(function) else None
-            if code is not None:
-                self._codes.update((id(one), one) for one in _with_nested(code))
 
     # the beginning and the end of a call
 
@@ -117,9 +105,7 @@ class Desk:
         checkout = ledger.check_out(record, connection)
         if checkout is None:  # the same one for the same thread, say
             return None
-        checkout.stack = self._outside(checkout.stack)
-        if self._reclaimed:
-            self._reclaimed.pop(id(connection), None)
+        checkout.stack = self.border.outside(checkout.stack)
         if record in self.closed:  # it was opened again
             self.closed.discard(record)
         if is_async:
@@ -167,10 +153,9 @@ class Desk:
 
     def left(self, checkout: Checkout | None) -> None:
         """A context manager was left: its connection comes back, if it did not yet."""
-        connection = checkout.connection() if checkout is not None else None
-        if checkout is not None and connection is not None and self.watch.active:
+        if checkout is not None and self.watch.active:
             try:
-                self._ledger.give_back(checkout.pool.ref(), connection)
+                self._ledger.end(checkout)
             except Exception as error:
                 self.watch.on_fault("noting a return", error)
 
@@ -192,7 +177,8 @@ class Desk:
         """Whether the pool has this connection back already; from now on it has."""
         for value in given:
             known = self._reclaimed.get(id(value))
-            if known is not None and known[0]() is value:
+            # Where it is out again, it is most likely the new holder who gives it back.
+            if known is not None and known[0]() is value and self._ledger.held_by(value) is None:
                 before, known[1] = known[1], True
                 return bool(before)
         return False
@@ -211,35 +197,14 @@ class Desk:
                 ledger.serve(connection, record)
 
     def _new_pool(self, pool: Any, *, made_known: bool) -> Pool:
-        made = Origin(self._outside(capture(self._ledger.stops, 2)))
+        made = Origin(self.border.outside(capture(self._ledger.stops, 2)))
         label = type(pool).__name__
         return self._ledger.add_pool(pool, self._driver, label, made, made_known=made_known)
-
-    def _outside(self, stack: list[CodeType | int]) -> list[CodeType | int]:
-        """A stack from the caller of the class on; a thread of the pool's own has no such caller."""
-        own = _leading(stack, lambda code: code.co_filename.startswith(HERE))
-        pools = _leading(
-            stack,
-            lambda code: (
-                id(code) in self._codes
-                or code.co_filename.startswith(HERE)
-                or code.co_filename == contextlib.__file__
-            ),
-        )
-        is_threads = all(code.co_filename == threading.__file__ for code in stack[pools::2])  # type: ignore[union-attr]
-        return stack[own if is_threads else pools :]
 
     def _refuse(self, text: str) -> None:
         if text not in self._refused:
             self._refused.add(text)
             self.watch.on_unwatched(f"{self._driver.library} is not watched: {text}")
-
-
-def _leading(stack: list[CodeType | int], matches: Any) -> int:
-    position = 0
-    while position < len(stack) and matches(stack[position]):
-        position += 2
-    return position
 
 
 def _is_same(checkout: Checkout, values: Iterable[Any], pool: Any) -> bool:
@@ -263,10 +228,3 @@ def _not_watched(connection: Any) -> str:
     if inspect.isawaitable(connection):
         return f"{kind.__name__} objects, which the caller awaits; name the method that is awaited"
     return ""
-
-
-def _with_nested(code: CodeType) -> Iterator[CodeType]:
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _with_nested(constant)

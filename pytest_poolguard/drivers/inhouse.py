@@ -125,7 +125,7 @@ class InHouse:
         return kind
 
     def _patch_class(self, cls: type) -> None:
-        self._desk.add_code(cls)
+        self._desk.border.add(cls)
         for method, watched in (
             (self._name.acquire, taking.acquiring),
             (self._name.release, taking.releasing),
@@ -199,4 +199,5 @@ def _terms(name: PoolClass, word: str, *, is_manager: bool) -> Terms:
         if is_manager
         else f"call {give}() in a finally block",
         discard=f"{give}(conn)",
+        in_house=True,
     )

@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from pytest_poolguard.drivers.desk import Desk
+from pytest_poolguard.drivers.managers import acquiring_async_manager, acquiring_manager
 
 __all__ = [
     "ASYNC_MANAGER",
@@ -49,8 +50,8 @@ def acquiring(original: Method, desk: Desk) -> Method:
     makers = {
         FUNCTION: _acquiring_function,
         COROUTINE: _acquiring_coroutine,
-        MANAGER: _acquiring_manager,
-        ASYNC_MANAGER: _acquiring_async_manager,
+        MANAGER: acquiring_manager,
+        ASYNC_MANAGER: acquiring_async_manager,
     }
     return makers[kind(original)](original, desk)
 
@@ -87,46 +88,6 @@ def _acquiring_coroutine(original: Method, desk: Desk) -> Method:
             raise
         desk.took(supply, connection, is_async=True)
         return connection
-
-    return acquire
-
-
-def _acquiring_manager(original: Method, desk: Desk) -> Method:
-    @functools.wraps(original)
-    @contextlib.contextmanager
-    def acquire(self: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        __tracebackhide__ = True
-        supply = desk.opens(self)
-        with contextlib.ExitStack() as stack:
-            try:
-                connection = stack.enter_context(original(self, *args, **kwargs))
-            except BaseException:
-                if supply is not None:
-                    desk.failed(supply)
-                raise
-            if supply is not None:
-                stack.callback(desk.left, desk.took(supply, connection))  # before the pool has it back
-            yield connection
-
-    return acquire
-
-
-def _acquiring_async_manager(original: Method, desk: Desk) -> Method:
-    @functools.wraps(original)
-    @contextlib.asynccontextmanager
-    async def acquire(self: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        __tracebackhide__ = True
-        supply = desk.opens(self)
-        async with contextlib.AsyncExitStack() as stack:
-            try:
-                connection = await stack.enter_async_context(original(self, *args, **kwargs))
-            except BaseException:
-                if supply is not None:
-                    desk.failed(supply)
-                raise
-            if supply is not None:
-                stack.callback(desk.left, desk.took(supply, connection, is_async=True))
-            yield connection
 
     return acquire
 

@@ -19,6 +19,7 @@ from pytest_poolguard.origin import Place
 
 __all__ = ["age", "block", "blocks", "grouped"]
 
+ENDS = {"test": "the test ended", "fixture": "the fixture ended", "session": "the run ended"}
 PHASES = {"setup": "set-up", "body": "body", "teardown": "teardown"}
 MINUTE = 60
 #: Frames shown without -v: so many outermost ones, so many innermost ones.
@@ -126,14 +127,14 @@ def _facts(group: list[Finding], verbosity: int) -> list[str]:
         return _backends(group, verbosity)
     if first.kind == POOL_NOT_CLOSED:
         return [f"made in {_owner(first)}"]
-    ended = {"test": "the test ended", "fixture": "the fixture ended"}.get(first.owner_kind, "the run ended")
     facts = [f"{'opened' if first.kind == NOT_CLOSED else 'checked out'} in {_owner(first)}"]
+    ended = first.ended or ENDS[first.owner_kind]
     if first.kind == CHECKED_OUT:
         one = "the first " if len(group) > 1 else ""
         facts[0] += f", {one}{age(first.held_seconds)} before {ended}"
     facts[0] += f", by {_holders(group)}"
     if first.thread_place is not None:
-        facts.append(f"that thread still runs, now at {first.thread_place.site}")
+        facts.append(f"that {_kind(first)} still runs, now at {first.thread_place.site}")
     connection = _connection(first)
     if connection:
         more = f" (the first of {len(group)}; -v tells all)" if len(group) > 1 else ""
@@ -151,8 +152,12 @@ def _backends(group: list[Finding], verbosity: int) -> list[str]:
     return facts
 
 
+def _kind(finding: Finding) -> str:
+    return "task" if finding.task else "thread"
+
+
 def _holders(group: list[Finding]) -> str:
-    kind = "task" if group[0].task else "thread"
+    kind = _kind(group[0])
     names = list(dict.fromkeys(finding.task or finding.thread for finding in group))
     if len(names) == 1:
         return f"{kind} {names[0]}"
@@ -184,7 +189,7 @@ def _connection(finding: Finding) -> str:
 def _each(finding: Finding) -> str:
     """One connection of a group, for -v."""
     connection = _connection(finding)
-    held = f"out for {age(finding.held_seconds)}, by thread {finding.thread}"
+    held = f"out for {age(finding.held_seconds)}, by {_kind(finding)} {finding.task or finding.thread}"
     return f"{connection}, {held}" if connection else held
 
 

@@ -1,0 +1,1 @@
+"""A stockroom that has a connection pool of its own making."""
