@@ -155,19 +155,6 @@ class Ledger:
             self.end(checkout)
         return checkout
 
-    def returned(self, checkout: Checkout) -> None:
-        """Note that a connection is given to its pool, as :meth:`give_back` does, where the checkout is known."""
-        key = checkout.key
-        if self._out.get(key) is checkout:
-            self._out.pop(key, None)
-            checkout.owner.out.pop(key, None)
-            checkout.returned = True
-            hold = checkout.taken_by.limits.hold
-            if hold is not None:
-                checkout.held = self.clock.now() - checkout.since
-                if checkout.held > hold:
-                    self.overdue.append(checkout)
-
     def dropped(self, checkout: Checkout, *, harmless: bool) -> None:
         """Note that nobody gave a connection back: its pool has it again since nothing referred to it any longer.
 
