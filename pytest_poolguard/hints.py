@@ -75,7 +75,9 @@ class Hints:
             if keeper is not None and call is None:
                 break  # called under another name, through a decorator, …: not known to be handed on
             keeper = Keeper(code, self._tree.place(code, offset), source, call, helper, certain)
-            if source is None or call is None or not source.hands_itself_out(call):
+            if source is None or call is None or self._terms.giver == "taker":
+                break
+            if not source.hands_itself_out(call):
                 break
             certain = certain and source.hands_out_at_once(call)
             called = helper = code.co_name
@@ -83,7 +85,9 @@ class Hints:
 
     # what went wrong
 
-    def hint(self, checkout: Checkout, keeper: Keeper | None, *, connection_closed: bool, broken: bool) -> str:
+    def hint(  # noqa: PLR0911 - one for each cause
+        self, checkout: Checkout, keeper: Keeper | None, *, connection_closed: bool, broken: bool
+    ) -> str:
         """The likely cause of a leak and its cure, in a sentence or two."""
         give = self._give
         seen = self._seen(checkout)
@@ -95,6 +99,8 @@ class Hints:
         if broken:
             return f"the connection broke while it was out; a broken one has to be returned, too: call {give}()"
         if connection_closed and checkout.closed_with_pool is None:
+            if self._terms.giver != "pool":
+                return f"the driver's own connection was closed, which does not return it; call {give}(), too"
             return (
                 "the connection was closed, not returned, so its slot stays in use; "
                 f"call {self._terms.discard} instead of conn.close()"
@@ -168,7 +174,7 @@ class Hints:
     def _unreached(self, checkout: Checkout, keeper: Keeper) -> str:
         """The hint where the function does return the connection, but not on every way out of it."""
         source, call, give = keeper.source, keeper.call, self._give
-        backs = source.returns(call, give) if source is not None and call is not None else []
+        backs = source.returns(call, give, self._terms.giver) if source is not None and call is not None else []
         if source is None or call is None or not backs:
             return ""
         pool = checkout.pool.ref()
@@ -213,8 +219,11 @@ class Hints:
         """The hint where the source has no way back for the connection."""
         source, call, name = keeper.source, keeper.call, keeper.name
         cure = self._terms.cure
-        if source is None or call is None:
-            return f"nothing gave it back; {cure}"
+        if source is None or call is None or self._terms.giver == "taker":
+            done = "nothing gave it back"
+            if self._terms.giver == "taker":
+                done = "the session that took it was not closed, or was used again after that"
+            return f"{done}; {cure}"
         parent, kept = source.parent(call), source.kept_in(call)
         if isinstance(parent, ast.Attribute):
             return (

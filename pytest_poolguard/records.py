@@ -32,6 +32,11 @@ class Limits:
     timeout: float | None = None  #: seconds that taking a connection may block
     hold: float | None = None  #: seconds that one connection may be out
 
+    @property
+    def bound_taking(self) -> bool:
+        """Whether they have a say when a connection is taken."""
+        return self.max is not None or self.timeout is not None
+
 
 @dataclass(eq=False)
 class Owner:

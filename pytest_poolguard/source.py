@@ -168,20 +168,27 @@ class Source(Syntax):
             if isinstance(call.func, ast.Attribute) and ast.dump(call.func.value) in entered
         ]
 
-    def returns(self, call: ast.Call, give: str) -> list[ast.Call]:
-        """The calls of ``give`` that get the value of ``call``, in its function, after it, on a way from it."""
+    def returns(self, call: ast.Call, give: str, giver: str = "pool") -> list[ast.Call]:
+        """The calls of ``give`` that return what ``call`` took, in its function, after it, on a way from it.
+
+        ``giver`` tells whose method that is (see ``interface.Terms``).
+        """
         variable, function = self.variable(call), self.around(call)
-        if not variable or function is None or not isinstance(call.func, ast.Attribute):
+        if function is None or not isinstance(call.func, ast.Attribute) or not (variable or giver == "taker"):
             return []
-        pool = ast.dump(call.func.value)
+        taker = ast.dump(call.func.value)
         backs = [
             back
             for back in calls(function, give)
             if self.around(back) is function
             and position(back) > position(call)
             and isinstance(back.func, ast.Attribute)
-            and ast.dump(back.func.value) == pool
-            and _first_argument(back) == variable
+            and (
+                _name(back.func.value) == variable
+                if giver == "connection"
+                else ast.dump(back.func.value) == taker
+            )
+            and (giver != "pool" or _first_argument(back) == variable)
             and self.loops(call) <= self.loops(back)
             and not self.exclude_each_other(call, back)
         ]

@@ -46,6 +46,9 @@ class Terms:
     close: str  #: the method that closes a pool
     cure: str  #: what code that leaks should do: "call putconn() in a finally block"
     discard: str  #: the call that returns a broken connection: "putconn(conn, close=True)"
+    #: Whose method ``give`` is: the "pool"'s, which gets the connection, the "connection"'s own, or that of the
+    #: "taker": a session takes its connection when it is used, and returns it when it is closed itself.
+    giver: str = "pool"
     with_returns: bool = False  #: ``with``, or ``async with``, around the call of ``take`` returns the connection
     in_house: bool = False  #: the pool's class may be the project's own, and is watched for all that
 
