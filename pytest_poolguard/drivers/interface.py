@@ -43,7 +43,7 @@ class Terms:
 
     take: str  #: the method that takes a connection
     give: str  #: the method that returns it
-    close: str  #: the method that closes a pool
+    close: str  #: the method that closes a pool; empty where none is known
     cure: str  #: what code that leaks should do: "call putconn() in a finally block"
     discard: str  #: the call that returns a broken connection: "putconn(conn, close=True)"
     #: Whose method ``give`` is: the "pool"'s, which gets the connection, the "connection"'s own, or that of the
