@@ -8,6 +8,8 @@ import os
 import platform
 import sys
 
+import asyncpg
+import asyncpg_pairs
 import pairs
 import psycopg2
 import pytest
@@ -28,7 +30,8 @@ def main() -> int:
     print(
         f"pytest-poolguard {importlib.metadata.version('pytest-poolguard')}, "
         f"{platform.python_implementation()} {platform.python_version()}, "
-        f"psycopg2 {psycopg2.__version__.split()[0]}, pytest {pytest.__version__}, "
+        f"psycopg2 {psycopg2.__version__.split()[0]}, asyncpg {asyncpg.__version__}, "
+        f"pytest {pytest.__version__}, "
         f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors"
     )
     print(
@@ -36,7 +39,7 @@ def main() -> int:
         f"runs: processor time, medians of {arguments.suite_rounds} rounds, ± one standard error\n"
     )
     measures = {
-        "pairs": lambda: pairs.rows(arguments.pair_rounds),
+        "pairs": lambda: [*pairs.rows(arguments.pair_rounds), *asyncpg_pairs.rows(arguments.pair_rounds)],
         "sqlalchemy": lambda: sqlalchemy_pairs.rows(arguments.pair_rounds),
         "empty": lambda: suites.empty_rows(arguments.suite_rounds),
         "database": lambda: suites.database_rows(arguments.suite_rounds),

@@ -49,5 +49,5 @@ def waiter(ledger: Ledger) -> Waiter | None:
     To be asked at the beginning of a call: at its end it may have been cancelled.
     """
     asyncio = sys.modules["asyncio"]
-    waiting = waiting_for(asyncio.current_task(), lambda thing: isinstance(thing, asyncio.Task))
+    waiting = waiting_for(asyncio.current_task())
     return Waiter(waiting, ledger) if waiting is not None else None
