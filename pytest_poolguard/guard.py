@@ -82,6 +82,7 @@ class Guard:
             self.lose_the_books,
             self._connected,
             settings.dialects,
+            dirty_returns=settings.dirty_returns != "off",
             on_unwatched=self.tally.unwatched.append,
             holders=self.describe.holders,
         )
@@ -160,13 +161,23 @@ class Guard:
         self.found = []
         self.test_failed = False
         self.ledger.overdue = []
+        self.ledger.dirty = []
         self.expected = expectations(item)
         self.owners.begin_test(item, self.expected.limits(self.settings.timeout))
 
     def end_test(self) -> None:
         """A test's teardown is over."""
         self.found += [self.describe.overdue(checkout) for checkout in self.ledger.overdue]
+        self.found += self._dirty_returns()
         self.owners.end_test()
+
+    def _dirty_returns(self) -> list[Finding]:
+        """What was given back in the middle of a transaction since the last test."""
+        returned, self.ledger.dirty = self.ledger.dirty, []
+        findings = [self.describe.dirty(checkout) for checkout in returned]
+        for finding in findings:
+            finding.verdict = FAILED if self.settings.dirty_returns == "fail" else WARNED
+        return findings
 
     def _test_ends(self, test: Owner) -> None:
         with self.shield("looking at a test's connections"):
@@ -208,14 +219,14 @@ class Guard:
         held = any(checkout.owner is not self.ledger.session for checkout in out)
         test = self.owners.test
         held = held or any(owner.dropped for owner in (*self.owners.fixtures, *([test] if test else ())))
-        late = bool(self.ledger.overdue) or self.unclosed.may_fail()
+        late = bool(self.ledger.overdue or self.ledger.dirty) or self.unclosed.may_fail()
         return held or late or self.expected.leaks is not None
 
     # the session
 
     def end_session(self) -> None:
         """The last fixture is gone: what is left, here and on the server."""
-        self._found_outside(self.judge.end_session())
+        self._found_outside(self._dirty_returns() + self.judge.end_session())
         for checkout in self.judge.unjudged():
             self.tally.notices.append(f"{checkout.taken_by.name} was interrupted: its connections are not judged")
         self.tally.notices[:] = dict.fromkeys(self.tally.notices)

@@ -34,6 +34,7 @@ class Ledger:
         self.supply: ContextVar[Supply | None] = ContextVar("poolguard-supply", default=None)
         self.stops = stops
         self.overdue: list[Checkout] = []  #: those that were out for longer than their owner's limit
+        self.dirty: list[Checkout] = []  #: those that were given back in the middle of a transaction that wrote
         self.pools_seen = 0
         self.taken = 0
         self._out: dict[int, Checkout] = {}
@@ -258,6 +259,7 @@ class Ledger:
             checkout.owner.dropped.clear()
             self.settle(checkout)
         self.overdue.clear()
+        self.dirty.clear()
 
     def _rekey(self, checkout: Checkout) -> None:
         self._lost -= 1

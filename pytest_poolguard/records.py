@@ -177,6 +177,7 @@ class Checkout:
     held = 0.0  #: seconds, once returned; measured where a limit asks for it
     key_of_holder = False  #: taken under the holder's own process or thread id as key
     cause: tuple[str, str] | None = None  #: a failed return: what happened, detail
+    returned_at: Origin | None = None  #: where it was given back, in the middle of a transaction that wrote
     closed_with_pool: Origin | None = None  #: where its pool was closed while it was out
     closed_while_running = False  #: by the code that took it, not by a teardown after it
     noted: Any = None  #: the finding it would be, made while its pool was still open

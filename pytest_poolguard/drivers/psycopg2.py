@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
-from pytest_poolguard.drivers import libpq
+from pytest_poolguard.drivers import dirty, libpq
 from pytest_poolguard.drivers.blocking import bound
 from pytest_poolguard.drivers.interface import State, Terms, Unsupported, Watch
 from pytest_poolguard.drivers.lines import Psycopg2Line, parameters
@@ -195,12 +195,18 @@ class Psycopg2:
                     checkout = ledger.give_back(self, conn)
                 except Exception as error:
                     watch.on_fault("noting a return", error)
+            lost = (
+                watch.dirty_returns and checkout is not None and checkout.returned and dirty.psycopg2_wrote(conn)
+            )
             try:
-                return original(self, conn, key, close)
+                result = original(self, conn, key, close)
             except BaseException as error:
                 if checkout is not None:
                     driver._not_returned(self, conn, checkout, error)
                 raise
+            if lost and checkout is not None:
+                dirty.note(watch, checkout)
+            return result
 
         return _putconn
 

@@ -20,7 +20,7 @@ from sys import _getframe
 from types import ModuleType
 from typing import Any
 
-from pytest_poolguard.drivers import libpq
+from pytest_poolguard.drivers import dirty, libpq
 from pytest_poolguard.drivers.gate import PAUSE, Gates, Way
 from pytest_poolguard.drivers.interface import State, Terms, Unsupported, Watch
 from pytest_poolguard.drivers.patching import Patches, class_tree
@@ -223,7 +223,7 @@ class PsycopgPool:
         return getconn
 
     def _watched_putconn(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        driver = self
+        driver, watch = self, self._watch
 
         @functools.wraps(original)
         def putconn(self: Any, conn: Any) -> Any:
@@ -231,12 +231,17 @@ class PsycopgPool:
             if driver._reclaimed and driver._was_handed_in(conn):
                 return None  # a late return: its holder need not notice
             checkout = driver._returns(self, conn)
+            lost = (
+                watch.dirty_returns and checkout is not None and checkout.returned and dirty.psycopg_wrote(conn)
+            )
             try:
                 result = original(self, conn)
             except BaseException as error:
                 if checkout is not None:
                     driver._not_returned(self, conn, checkout, error)
                 raise
+            if lost and checkout is not None:
+                dirty.note(watch, checkout)
             if driver._gates.any_raised:
                 driver._cut_down(self)
             return result
@@ -244,7 +249,7 @@ class PsycopgPool:
         return putconn
 
     def _watched_async_putconn(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        driver = self
+        driver, watch = self, self._watch
 
         @functools.wraps(original)
         async def putconn(self: Any, conn: Any) -> Any:
@@ -252,14 +257,24 @@ class PsycopgPool:
             if driver._reclaimed and driver._was_handed_in(conn):
                 return None  # a late return: its holder need not notice
             checkout = driver._returns(self, conn)
+            lost, cancelled = False, None
+            if watch.dirty_returns and checkout is not None and checkout.returned:
+                try:
+                    lost = await dirty.psycopg_wrote_async(conn)
+                except BaseException as error:  # not before the connection is returned
+                    cancelled = error
             try:
                 result = await original(self, conn)
             except BaseException as error:
                 if checkout is not None:
                     driver._not_returned(self, conn, checkout, error)
                 raise
+            if lost and checkout is not None:
+                dirty.note(watch, checkout)
             if driver._gates.any_raised:
                 driver._cut_down(self)
+            if cancelled is not None:
+                raise cancelled
             return result
 
         return putconn
