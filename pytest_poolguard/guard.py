@@ -43,6 +43,7 @@ class Guard:
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self.settings = settings
+        self._process = os.getpid()
         self.is_controller = False  #: of an xdist run: it runs no test itself
         self.tally = Tally()
         self.clock = Clock()
@@ -120,6 +121,11 @@ class Guard:
         driver.begin(self.watch)
         self.added.append(driver)
 
+    @property
+    def is_in_a_fork(self) -> bool:
+        """Whether this is a fork that goes on as a second run: what it has is its parent's to judge."""
+        return os.getpid() != self._process
+
     def stop(self) -> None:
         """Watch no longer, and give everything back as it was."""
         self.watch.active = False
@@ -167,6 +173,9 @@ class Guard:
 
     def end_test(self) -> None:
         """A test's teardown is over."""
+        if self.is_in_a_fork:
+            self.ledger.forget()
+            self.expected = Expectations()
         self.found += [self.describe.overdue(checkout) for checkout in self.ledger.overdue]
         self.found += self._dirty_returns()
         self.owners.end_test()
@@ -180,11 +189,15 @@ class Guard:
         return findings
 
     def _test_ends(self, test: Owner) -> None:
+        if self.is_in_a_fork:
+            return
         with self.shield("looking at a test's connections"):
             self.judge.look(test)
             self.unclosed.look(test)
 
     def _owner_ended(self, owner: Owner) -> None:
+        if self.is_in_a_fork:
+            return
         has_to_do = owner.out or owner.dropped or self.ledger.session.out or self.unclosed.has_to_do(owner)
         if not has_to_do:
             return
