@@ -427,7 +427,9 @@ def test_a_psycopg2_without_the_expected_methods_is_named_and_psycopg_pool_is_wa
     suite.file(
         "psycopg2/__init__.py", "__version__ = '3.0 (some)'\ndef connect(): pass\nfrom psycopg2 import pool"
     )
-    suite.file("psycopg2/pool.py", "class AbstractConnectionPool:\n    def _connect(self): pass")
+    suite.file(
+        "psycopg2/pool.py", "class AbstractConnectionPool:\n    def __init__(self): pass\n    _connect = __init__"
+    )
     result = suite.run(
         """
 import psycopg2.pool

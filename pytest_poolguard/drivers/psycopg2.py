@@ -61,7 +61,8 @@ class Psycopg2:
 
     def version(self) -> str:
         """The first word of ``psycopg2.__version__``."""
-        return str(getattr(self._psycopg2, "__version__", "unknown")).split(" ")[0]
+        module = self._psycopg2 or sys.modules.get(self.library)
+        return str(getattr(module, "__version__", "unknown")).split(" ")[0]
 
     def undo(self) -> None:
         """Give psycopg2 its functions back."""
@@ -96,15 +97,22 @@ class Psycopg2:
         if base is None:
             raise Unsupported("psycopg2.pool has no AbstractConnectionPool")
         self._pool_module = module
+        for name in (
+            "__init__",
+            "_connect",
+            "_getconn",
+            "_putconn",
+            "_closeall",
+        ):  # all of them, or none is replaced
+            if name not in vars(base):
+                raise Unsupported(f"psycopg2.pool.AbstractConnectionPool has no {name}")
         for name, watched in (
             ("_connect", self._watched_pool_connect),
             ("_getconn", self._watched_getconn),
             ("_putconn", self._watched_putconn),
             ("_closeall", self._watched_closeall),
         ):
-            original = vars(base).get(name)
-            if original is None:
-                raise Unsupported(f"psycopg2.pool.AbstractConnectionPool has no {name}")
+            original = vars(base)[name]
             self._originals[name] = original
             replacement = watched(original, module)
             for cls in class_tree(base):
