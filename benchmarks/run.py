@@ -11,6 +11,7 @@ import sys
 import pairs
 import psycopg2
 import pytest
+import sqlalchemy_pairs
 import suites
 from rows import table
 
@@ -21,7 +22,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="exit with 1 if a limit is exceeded")
     parser.add_argument("--pair-rounds", type=int, default=400, metavar="N", help="default: %(default)s")
     parser.add_argument("--suite-rounds", type=int, default=30, metavar="N", help="default: %(default)s")
-    parser.add_argument("--only", choices=("pairs", "empty", "database"), help="measure a part")
+    parser.add_argument("--only", choices=("pairs", "sqlalchemy", "empty", "database"), help="measure a part")
     arguments = parser.parse_args()
 
     print(
@@ -36,6 +37,7 @@ def main() -> int:
     )
     measures = {
         "pairs": lambda: pairs.rows(arguments.pair_rounds),
+        "sqlalchemy": lambda: sqlalchemy_pairs.rows(arguments.pair_rounds),
         "empty": lambda: suites.empty_rows(arguments.suite_rounds),
         "database": lambda: suites.database_rows(arguments.suite_rounds),
     }

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import CodeType
 
 from pytest_poolguard.drivers.interface import Terms
+from pytest_poolguard.frameworks import CURES
 from pytest_poolguard.origin import Place, SourceTree, printable
 from pytest_poolguard.records import Checkout
 from pytest_poolguard.source import Function, Source, calls, read
@@ -74,7 +75,9 @@ class Hints:
             if keeper is not None and call is None:
                 break  # called under another name, through a decorator, …: not known to be handed on
             keeper = Keeper(code, self._tree.place(code, offset), source, call, helper, certain)
-            if source is None or call is None or not source.hands_itself_out(call):
+            if source is None or call is None or self._terms.giver == "taker":
+                break
+            if not source.hands_itself_out(call):
                 break
             certain = certain and source.hands_out_at_once(call)
             called = helper = code.co_name
@@ -82,7 +85,9 @@ class Hints:
 
     # what went wrong
 
-    def hint(self, checkout: Checkout, keeper: Keeper | None, *, connection_closed: bool, broken: bool) -> str:
+    def hint(  # noqa: PLR0911 - one for each cause
+        self, checkout: Checkout, keeper: Keeper | None, *, connection_closed: bool, broken: bool
+    ) -> str:
         """The likely cause of a leak and its cure, in a sentence or two."""
         give = self._give
         seen = self._seen(checkout)
@@ -94,17 +99,26 @@ class Hints:
         if broken:
             return f"the connection broke while it was out; a broken one has to be returned, too: call {give}()"
         if connection_closed and checkout.closed_with_pool is None:
+            if self._terms.giver != "pool":
+                return f"the driver's own connection was closed, which does not return it; call {give}(), too"
             return (
                 "the connection was closed, not returned, so its slot stays in use; "
                 f"call {self._terms.discard} instead of conn.close()"
             )
         if keeper is None:
             return self._terms.cure
-        return self._entered(keeper) or self._unreached(checkout, keeper) or self._kept(checkout, keeper)
+        return (
+            self._inside(keeper)
+            or self._entered(keeper)
+            or self._unreached(checkout, keeper)
+            or self._kept(checkout, keeper)
+        )
 
     def _seen(self, checkout: Checkout) -> str:
         """The hint where the driver has seen what went wrong."""
         give = self._give
+        if checkout.framework:
+            return f"{checkout.framework} took it for its thread, and keeps it; {CURES[checkout.framework]}"
         if checkout.cause is not None:
             what, detail = checkout.cause
             if what == "returned to another pool":
@@ -119,7 +133,7 @@ class Hints:
 
     def _opens_with(self, checkout: Checkout, keeper: Keeper) -> bool:
         """Whether it stands in a ``with`` statement, which is the library's own and so does not return it."""
-        if keeper.source is None or keeper.call is None:
+        if keeper.source is None or keeper.call is None or self._terms.with_returns:
             return False
         connection = checkout.connection()
         statement = keeper.source.parent(keeper.call)
@@ -128,6 +142,15 @@ class Hints:
         leave = "__exit__" if isinstance(statement, ast.With) else "__aexit__"
         return connection is None or self._is_librarys(type(connection), leave)
 
+    def _inside(self, keeper: Keeper) -> str:
+        """The hint for a ``with`` statement that would return it."""
+        if not self._terms.with_returns or keeper.source is None or not keeper.source.is_with(keeper.call):
+            return ""
+        return (
+            f"{keeper.name} has not left its `with …{self._take}()` block: "
+            "the task or generator that it runs in did not come to its end"
+        )
+
     def _entered(self, keeper: Keeper) -> str:
         """The hint for a context manager whose ``__exit__`` returns the connection."""
         function = keeper.function
@@ -135,18 +158,23 @@ class Hints:
             return ""
         leaving = LEAVING[function.name]
         leave = keeper.source.sibling(function, leaving)
-        lines = [call.lineno for call in calls(leave, self._give)] if leave is not None else []
-        if not lines:
+        if leave is None:
+            return ""
+        backs, called = list(calls(leave, self._give)), self._give
+        if not backs:
+            backs = keeper.source.left_by_hand(function, keeper.place.line, leave)
+            called = printable(ast.unparse(backs[0].func)) if backs else ""
+        if not backs:
             return ""
         return (
-            f"{leaving} did not get to its {self._give}() in line {lines[0]}; "
+            f"{leaving} did not get to its {called}() in line {backs[0].lineno}; "
             f"it is not called at all if {function.name} raises after taking the connection"
         )
 
     def _unreached(self, checkout: Checkout, keeper: Keeper) -> str:
         """The hint where the function does return the connection, but not on every way out of it."""
         source, call, give = keeper.source, keeper.call, self._give
-        backs = source.returns(call, give) if source is not None and call is not None else []
+        backs = source.returns(call, give, self._terms.giver) if source is not None and call is not None else []
         if source is None or call is None or not backs:
             return ""
         pool = checkout.pool.ref()
@@ -191,8 +219,11 @@ class Hints:
         """The hint where the source has no way back for the connection."""
         source, call, name = keeper.source, keeper.call, keeper.name
         cure = self._terms.cure
-        if source is None or call is None:
-            return f"nothing gave it back; {cure}"
+        if source is None or call is None or self._terms.giver == "taker":
+            done = "nothing gave it back"
+            if self._terms.giver == "taker":
+                done = "the session that took it was not closed, or was used again after that"
+            return f"{done}; {cure}"
         parent, kept = source.parent(call), source.kept_in(call)
         if isinstance(parent, ast.Attribute):
             return (

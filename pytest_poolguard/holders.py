@@ -221,7 +221,9 @@ def reaches(
 def _parts(thing: Any) -> list[object]:
     # By type(), not isinstance(): proxies answer isinstance() with code of their own.
     kind = type(thing)
-    if issubclass(kind, FunctionType | ModuleType):
+    # An event loop has everything that waits for something: it is nobody's holder.
+    loop: Any = getattr(sys.modules.get("asyncio"), "AbstractEventLoop", ())
+    if issubclass(kind, FunctionType | ModuleType) or issubclass(kind, loop):
         return []
     parts: Iterable[object]
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable
 from contextvars import ContextVar
 from threading import get_ident
 from typing import Any
@@ -43,11 +44,21 @@ class Ledger:
         self.main_thread = threading.main_thread().ident or 0
         self._threads: dict[int, Any] = getattr(threading, "_active", {})
         self._lost = 0
+        self._on_limits: list[Callable[[], None]] = []
 
     def now_present(self, owner: Owner) -> None:
         """From now on an owner answers for what is taken, and for the tasks that are started."""
         self.present = owner
         self.starter.set(owner)
+        if self._on_limits and owner.limits.bound_taking:
+            self.once_limited()
+
+    def once_limited(self, prepare: Callable[[], None] | None = None) -> None:
+        """Have something prepared as soon as an owner has limits for taking connections: most never have."""
+        if prepare is not None:
+            self._on_limits.append(prepare)
+        while self._on_limits and self.present.limits.bound_taking:
+            self._on_limits.pop()()
 
     # pools and connections
 

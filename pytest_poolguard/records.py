@@ -32,6 +32,11 @@ class Limits:
     timeout: float | None = None  #: seconds that taking a connection may block
     hold: float | None = None  #: seconds that one connection may be out
 
+    @property
+    def bound_taking(self) -> bool:
+        """Whether they have a say when a connection is taken."""
+        return self.max is not None or self.timeout is not None
+
 
 @dataclass(eq=False)
 class Owner:
@@ -181,6 +186,7 @@ class Checkout:
     closed_with_pool: Origin | None = None  #: where its pool was closed while it was out
     closed_while_running = False  #: by the code that took it, not by a teardown after it
     noted: Any = None  #: the finding it would be, made while its pool was still open
+    framework = ""  #: what keeps it for its thread
     carried = ""  #: why it was carried over to a longer-lived owner
     hand: Callable[[Any], object] | None = None  #: from the connection to what its holder has, if that is another
     last_state: Any = None  #: the driver's last look at its connection, where that is gone

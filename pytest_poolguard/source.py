@@ -42,8 +42,13 @@ class Source(Syntax):
         found = [call for call in calls(self.module, name) if call.lineno <= line <= (call.end_lineno or 0)]
         end = _end_of_instruction(code, offset)
         if end is not None:
-            found = [call for call in found if (call.end_lineno, call.end_col_offset) == end]
+            found = [call for call in found if end in (_end(call), self._end_of_with(call))]
         return found[0] if len(found) == 1 else None
+
+    def _end_of_with(self, call: ast.Call) -> tuple[int | None, int | None] | None:
+        """Where the ``async with`` ends that enters a call's value: up to 3.12 its text is all of it."""
+        statement = self.parent(call) if self.is_with(call) else None
+        return _end(statement) if isinstance(statement, ast.AsyncWith) else None
 
     def function(self, code: CodeType) -> Function | None:
         """The function that a code object was made from."""
@@ -66,6 +71,10 @@ class Source(Syntax):
         """The expression or statement that a node is part of; for a ``with`` item its statement."""
         parent = self.parents.get(node)
         return self.parents.get(parent) if isinstance(parent, ast.withitem) else parent
+
+    def is_with(self, call: ast.Call | None) -> bool:
+        """Whether a ``with`` statement enters what a call returns."""
+        return call is not None and isinstance(self.parents.get(call), ast.withitem)
 
     def variable(self, call: ast.Call) -> str:
         """The local variable that takes a call's value, if nothing else is ever put into it."""
@@ -146,20 +155,40 @@ class Source(Syntax):
 
     # where it is given back
 
-    def returns(self, call: ast.Call, give: str) -> list[ast.Call]:
-        """The calls of ``give`` that get the value of ``call``, in its function, after it, on a way from it."""
+    def left_by_hand(self, enter: Function, line: int, leave: Function) -> list[ast.Call]:
+        """The calls of ``__exit__``, in the method of that name, on what a line of ``__enter__`` enters so."""
+        entered = [
+            ast.dump(call.func.value)
+            for call in calls(enter, enter.name)
+            if isinstance(call.func, ast.Attribute) and call.lineno <= line <= (call.end_lineno or 0)
+        ]
+        return [
+            call
+            for call in calls(leave, leave.name)
+            if isinstance(call.func, ast.Attribute) and ast.dump(call.func.value) in entered
+        ]
+
+    def returns(self, call: ast.Call, give: str, giver: str = "pool") -> list[ast.Call]:
+        """The calls of ``give`` that return what ``call`` took, in its function, after it, on a way from it.
+
+        ``giver`` tells whose method that is (see ``interface.Terms``).
+        """
         variable, function = self.variable(call), self.around(call)
-        if not variable or function is None or not isinstance(call.func, ast.Attribute):
+        if function is None or not isinstance(call.func, ast.Attribute) or not (variable or giver == "taker"):
             return []
-        pool = ast.dump(call.func.value)
+        taker = ast.dump(call.func.value)
         backs = [
             back
             for back in calls(function, give)
             if self.around(back) is function
             and position(back) > position(call)
             and isinstance(back.func, ast.Attribute)
-            and ast.dump(back.func.value) == pool
-            and _first_argument(back) == variable
+            and (
+                _name(back.func.value) == variable
+                if giver == "connection"
+                else ast.dump(back.func.value) == taker
+            )
+            and (giver != "pool" or _first_argument(back) == variable)
             and self.loops(call) <= self.loops(back)
             and not self.exclude_each_other(call, back)
         ]
@@ -221,6 +250,10 @@ def _end_of_instruction(code: CodeType, offset: int) -> tuple[int | None, int | 
         return None
     _, line, _, column = next(itertools.islice(code.co_positions(), offset // 2, None), (None,) * 4)
     return (line, column) if line is not None and column is not None else None
+
+
+def _end(node: ast.expr | ast.stmt) -> tuple[int | None, int | None]:
+    return node.end_lineno, node.end_col_offset
 
 
 def _name(node: ast.AST | None) -> str:

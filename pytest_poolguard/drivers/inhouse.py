@@ -194,7 +194,7 @@ def _terms(name: PoolClass, word: str, *, is_manager: bool) -> Terms:
     return Terms(
         take=name.acquire,
         give=give,
-        close=name.close or "close",
+        close=name.close or "",
         cure=f"use `{word}with pool.{name.acquire}() as conn:`"
         if is_manager
         else f"call {give}() in a finally block",

@@ -7,7 +7,8 @@ It knows no test framework. Nothing here imports a library: see ``imports``.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol
@@ -42,9 +43,12 @@ class Terms:
 
     take: str  #: the method that takes a connection
     give: str  #: the method that returns it
-    close: str  #: the method that closes a pool
+    close: str  #: the method that closes a pool; empty where none is known
     cure: str  #: what code that leaks should do: "call putconn() in a finally block"
     discard: str  #: the call that returns a broken connection: "putconn(conn, close=True)"
+    #: Whose method ``give`` is: the "pool"'s, which gets the connection, the "connection"'s own, or that of the
+    #: "taker": a session takes its connection when it is used, and returns it when it is closed itself.
+    giver: str = "pool"
     with_returns: bool = False  #: ``with``, or ``async with``, around the call of ``take`` returns the connection
     in_house: bool = False  #: the pool's class may be the project's own, and is watched for all that
 
@@ -64,6 +68,14 @@ class Watch:
     on_unwatched: Callable[[str], None] = lambda _: None
     #: Who has connections of a pool, in lines of text.
     holders: Callable[[Pool], list[str]] = lambda _pool: []
+
+    @contextmanager
+    def noting(self, what: str) -> Iterator[None]:
+        """Keep exceptions of the driver's own from its caller; where speed matters, a ``try`` statement does."""
+        try:
+            yield
+        except Exception as error:
+            self.on_fault(f"noting {what}", error)
 
 
 class Driver(Protocol):

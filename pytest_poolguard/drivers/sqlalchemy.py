@@ -14,6 +14,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from sys import _getframe  # as in ``origin``
 from threading import get_ident
 from types import ModuleType
 from typing import Any
@@ -39,8 +40,10 @@ from pytest_poolguard.records import Checkout, Owner, Pool, Task
 
 __all__ = ["SQLAlchemy"]
 
-#: Frames between the listener of a checkout and the pool's ``connect``: one of the event's, two of the pool's.
+#: Frames of a listener of checkouts and its callers, up to the pool's ``connect``: they say nothing.
 OWN_FRAMES = 4
+#: The same, with an engine's ``connect`` and what that calls.
+VIA_ENGINE = 8
 
 
 class SQLAlchemy:
@@ -126,13 +129,14 @@ class SQLAlchemy:
         event: Any = sys.modules.get("sqlalchemy.event")
         if not self.version().partition(".")[0].isdigit() or int(self.version().partition(".")[0]) < 2:  # noqa: PLR2004
             raise Unsupported("it takes SQLAlchemy 2.0 or newer")
+        engine: Any = getattr(module, "Engine", None)
         if event is None or not hasattr(getattr(pools, "Pool", None), "_should_wrap_creator"):
             raise Unsupported("sqlalchemy.pool has no Pool as it is known")
         if any(target() is pools.Pool for _, target, _, _ in self._listening):
             return
         for name, listener in (
             ("connect", self._on_connect),
-            ("checkout", self._listener_of_checkouts()),
+            ("checkout", self._listener_of_checkouts(engine)),
             ("checkin", self._listener_of_checkins()),
             ("detach", self._on_detach),
             ("close", self._on_close),
@@ -143,7 +147,7 @@ class SQLAlchemy:
         # Pool.__init__ itself must stay: create_engine() reads its code object for the arguments it takes.
         create = pools.Pool._should_wrap_creator  # noqa: SLF001
         self._patches.replace(pools.Pool, "_should_wrap_creator", self._watched_creation(create))
-        self._limited.patch(pools, self._patches)
+        self._watch.ledger.once_limited(functools.partial(self._limited.patch, pools, self._patches))
 
     def _listen_to(self, target: Any, name: str, listener: Callable[..., None]) -> None:
         event: Any = sys.modules["sqlalchemy.event"]
@@ -165,9 +169,10 @@ class SQLAlchemy:
 
         return _should_wrap_creator
 
-    def _listener_of_checkouts(self) -> Callable[..., None]:
+    def _listener_of_checkouts(self, engine: type[Any]) -> Callable[..., None]:
         driver, watch, out, shared = self, self._watch, self._out, self._shared
         records, check_out = watch.ledger.records, watch.ledger.check_out
+        connect = vars(engine)["connect"].__code__
 
         def poolguard_checkout(_dbapi_connection: Any, entry: Any, proxy: Any) -> None:
             if watch.active:
@@ -178,11 +183,15 @@ class SQLAlchemy:
                         record = driver._new_pool(pool, entry)
                         if record is None:
                             return
-                    checkout = check_out(record, proxy, OWN_FRAMES)
+                    try:  # each frame costs: those that an engine's connect() puts in between are left out
+                        skip = VIA_ENGINE if _getframe(VIA_ENGINE - 2).f_code is connect else OWN_FRAMES
+                    except ValueError:  # there are not so many
+                        skip = OWN_FRAMES
+                    checkout = check_out(record, proxy, skip)
                     if checkout is not None:
                         if pool._dialect.is_async:  # noqa: SLF001
                             driver._in_a_task(checkout)
-                        if record not in shared:
+                        if not shared or record not in shared:
                             out[id(entry)] = checkout
                 except Exception as error:
                     watch.on_fault("noting a checkout", error)
@@ -191,7 +200,7 @@ class SQLAlchemy:
 
     def _listener_of_checkins(self) -> Callable[..., None]:
         driver, watch, out, shared = self, self._watch, self._out, self._shared
-        give_back = watch.ledger.give_back
+        end = watch.ledger.end
 
         def poolguard_checkin(_dbapi_connection: Any, entry: Any) -> None:
             if watch.active:
@@ -202,7 +211,7 @@ class SQLAlchemy:
                         if proxy is None or driver._collector:
                             driver._returned(checkout)
                         else:
-                            give_back(proxy._pool, proxy)  # noqa: SLF001
+                            end(checkout)
                     elif shared:
                         driver._look_at_shared(entry)
                 except Exception as error:
@@ -263,6 +272,9 @@ class SQLAlchemy:
         ledger = self._watch.ledger
         old = replaced_by(pool)
         made = self._made.get(old) if old is not None else None
+        record = ledger.pool(old) if old is not None else None
+        if record is not None:
+            record.was_closed = True
         record = ledger.pool(old) if old is not None else None
         if record is not None:
             record.was_closed = True

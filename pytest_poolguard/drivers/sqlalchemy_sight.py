@@ -166,6 +166,14 @@ def kill(proxy: Any) -> None:
         if hasattr(connection, "pgconn"):  # psycopg
             connection.pgconn.finish()
         elif hasattr(connection, "terminate"):  # asyncpg
-            connection.terminate()
+            _terminate(connection)
         else:
             connection.close()
+
+
+def _terminate(connection: Any) -> None:
+    transport, loop = connection._transport, connection._loop  # noqa: SLF001
+    with contextlib.suppress(RuntimeError):  # the loop is closed
+        connection.terminate()
+    if loop.is_closed():
+        transport._call_connection_lost(None)  # noqa: SLF001 - nobody else closes the socket then

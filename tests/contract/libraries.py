@@ -50,6 +50,11 @@ class Library:
     collects: bool = False  #: whether it takes back a connection that the garbage collector has found
 
     @property
+    def keeps(self) -> bool:
+        """Whether the pool keeps connections that nobody has."""
+        return "Null" not in self.pool_class
+
+    @property
     def refusal(self) -> str:
         """Begins a block in which the pool is given what is not its own."""
         return f"pytest.raises({self.refused})" if self.refused else "contextlib.nullcontext()"
@@ -78,7 +83,9 @@ class Library:
         if not self.is_async:
             return ()
         scopes = (f"asyncio_default_{what}_loop_scope=module" for what in ("test", "fixture"))
-        return "-oasyncio_mode=auto", *(f"-o{scope}" for scope in scopes)
+        # asyncpg's, where a connection was returned to a pool after its end: SQLAlchemy drops the two
+        quiet = ("-Wignore::pytest.PytestUnraisableExceptionWarning",) * (self.name == "sqlalchemy")
+        return "-oasyncio_mode=auto", *(f"-o{scope}" for scope in scopes), *quiet
 
 
 def _psycopg_pool(pool_class: str, minimum: int, *, is_async: bool) -> Library:
@@ -125,6 +132,11 @@ connections = []
 @event.listens_for(Engine, "engine_connect")
 def keep(conn):
     connections.append([[[[[conn]]]]])  # what nobody refers to comes back by itself
+
+@pytest.fixture(autouse=True)
+def collected():
+    yield
+    gc.collect()  # here, and not in the middle of something else: asyncpg has something to say then
 
 {word}def soon(pool):
     own, pool.pool._timeout = pool.pool._timeout, 0.1
