@@ -10,6 +10,7 @@ import sys
 
 import pairs
 import psycopg2
+import psycopg_pool_pairs
 import pytest
 import sqlalchemy_pairs
 import suites
@@ -36,7 +37,7 @@ def main() -> int:
         f"runs: processor time, medians of {arguments.suite_rounds} rounds, ± one standard error\n"
     )
     measures = {
-        "pairs": lambda: pairs.rows(arguments.pair_rounds),
+        "pairs": lambda: pairs.rows(arguments.pair_rounds) + psycopg_pool_pairs.rows(arguments.pair_rounds),
         "sqlalchemy": lambda: sqlalchemy_pairs.rows(arguments.pair_rounds),
         "empty": lambda: suites.empty_rows(arguments.suite_rounds),
         "database": lambda: suites.database_rows(arguments.suite_rounds),

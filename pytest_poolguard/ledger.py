@@ -166,7 +166,12 @@ class Ledger:
         if checkout is None or checkout.connection() is not connection:
             return None
         if checkout.pool.ref() is pool:
-            self.end(checkout)
+            key = checkout.key  # as in end(), without the call
+            self._out.pop(key, None)
+            checkout.owner.out.pop(key, None)
+            checkout.returned = True
+            if checkout.taken_by.limits.hold is not None:
+                self._measure(checkout, checkout.taken_by.limits.hold)
         return checkout
 
     def dropped(self, checkout: Checkout, *, harmless: bool) -> None:
@@ -192,11 +197,13 @@ class Ledger:
         self._out.pop(key, None)
         checkout.owner.out.pop(key, None)
         checkout.returned = True
-        hold = checkout.taken_by.limits.hold
-        if hold is not None:
-            checkout.held = self.clock.now() - checkout.since
-            if checkout.held > hold:
-                self.overdue.append(checkout)
+        if checkout.taken_by.limits.hold is not None:
+            self._measure(checkout, checkout.taken_by.limits.hold)
+
+    def _measure(self, checkout: Checkout, hold: float) -> None:
+        checkout.held = self.clock.now() - checkout.since
+        if checkout.held > hold:
+            self.overdue.append(checkout)
 
     def pool_closes(self, record: Pool) -> None:
         """Note that the caller's caller closes a pool, for the connections of it that are out."""

@@ -149,16 +149,15 @@ class Opening:
 class Task:
     """The asyncio task that holds a connection: never the task itself, whose frames hold everything."""
 
-    __slots__ = ("awaited_by", "is_blocking", "loop", "name", "ref", "starter", "was_cancelled")
+    awaited_by: Task | None = None  #: who waits for it, where it runs nothing but the library's call
+    was_cancelled = False  #: of one that waits: whether it ended so
+    is_blocking = False  #: its connection is a synchronous one, which any thread can return
 
     def __init__(self, task: Any, starter: Owner) -> None:
         self.starter = starter  #: who was present when it was started
         self.ref = weakref.ref(task)
         self.name = task.get_name()
         self.loop = weakref.ref(task.get_loop())
-        self.awaited_by: Task | None = None  #: who waits for it, where it runs nothing but the library's call
-        self.was_cancelled = False  #: of one that waits: whether it ended so
-        self.is_blocking = False  #: its connection is a synchronous one, which any thread can return
 
     def is_alive(self) -> bool:
         """Whether the task may go on: it is not done, and its loop runs, which then is in another thread."""

@@ -1,6 +1,6 @@
 """Whether a connection that is given back has written something in a transaction that nobody committed.
 
-The server knows, and is asked on that very connection, inside of the transaction: the pool is about to roll it back.
+The server knows, and is asked on that very connection, inside of the transaction that the pool is about to roll back.
 Nothing waits for a lock there. A server that does not answer would not answer the pool's own ROLLBACK either.
 """
 
@@ -69,18 +69,24 @@ def psycopg_wrote(connection: Any) -> bool:
         return False
 
 
-async def psycopg_wrote_async(connection: Any) -> bool:
-    """Ask over an asynchronous connection of psycopg; raises nothing but a cancellation."""
+async def psycopg_wrote_async(connection: Any) -> tuple[bool, BaseException | None]:
+    """Ask over an asynchronous connection of psycopg; never raises.
+
+    Where the task is cancelled over it, that comes back as the second value: to be raised when the connection is
+    returned, and not before.
+    """
     try:
         psycopg: Any = sys.modules["psycopg"]
         question = _psycopg_question(psycopg.AsyncConnection, connection)
         if not question:
-            return False
+            return False, None
         async with psycopg.AsyncCursor(connection, row_factory=psycopg.rows.tuple_row) as cursor:
             await cursor.execute(question, prepare=False)
-            return bool(cursor.rowcount == 1)
+            return bool(cursor.rowcount == 1), None
     except Exception:
-        return False
+        return False, None
+    except BaseException as error:
+        return False, error
 
 
 def _psycopg_question(kind: type, connection: Any) -> str:

@@ -27,7 +27,7 @@ from pytest_poolguard.drivers.patching import Patches, class_tree
 from pytest_poolguard.drivers.supplies import async_connecting, connecting
 from pytest_poolguard.drivers.tasks import ASYNCHRONOUS, Waiter, note_task, waiter
 from pytest_poolguard.origin import Origin, capture, printable
-from pytest_poolguard.records import Checkout, Limits, Pool
+from pytest_poolguard.records import Checkout, Limits, Pool, Task
 
 __all__ = ["PsycopgPool"]
 
@@ -160,6 +160,7 @@ class PsycopgPool:
 
     def _watched_getconn(self, original: Callable[..., Any], error: type[Exception]) -> Callable[..., Any]:
         driver, watch, ledger = self, self._watch, self._watch.ledger
+        records = ledger.records
 
         @functools.wraps(original)
         def getconn(self: Any, timeout: float | None = None) -> Any:
@@ -175,9 +176,10 @@ class PsycopgPool:
                 connection = original(self, timeout)
                 if watch.active:
                     try:
-                        ledger.check_out(
-                            ledger.pool(self) or driver._new_pool(self, made_known=False), connection
-                        )
+                        record = records.get(id(self))  # as in ledger.pool(), without the call
+                        if record is None or record.ref() is not self:
+                            record = driver._new_pool(self, made_known=False)
+                        ledger.check_out(record, connection)
                     except Exception as fault:
                         watch.on_fault("noting a checkout", fault)
                 return connection
@@ -190,10 +192,12 @@ class PsycopgPool:
     def _watched_async_getconn(self, original: Callable[..., Any], error: type[Exception]) -> Callable[..., Any]:
         driver, watch, ledger = self, self._watch, self._watch.ledger
         asyncio = sys.modules["asyncio"]  # the library has imported it
-        current_task, sleep = asyncio.current_task, asyncio.sleep
+        current_task, sleep, records = asyncio.current_task, asyncio.sleep, ledger.records
+        last: Task | None = None
 
         @functools.wraps(original)
         async def getconn(self: Any, timeout: float | None = None) -> Any:
+            nonlocal last
             __tracebackhide__ = True
             waiting = None if _getframe(1).f_code.co_flags & ASYNCHRONOUS else driver._waiter()
             limits = ledger.present.limits
@@ -207,12 +211,17 @@ class PsycopgPool:
                 connection = await original(self, timeout)
                 if watch.active:
                     try:
-                        checkout = ledger.check_out(
-                            ledger.pool(self) or driver._new_pool(self, made_known=False), connection
-                        )
+                        record = records.get(id(self))  # as in ledger.pool(), without the call
+                        if record is None or record.ref() is not self:
+                            record = driver._new_pool(self, made_known=False)
+                        checkout = ledger.check_out(record, connection)
                         task = current_task()
-                        if checkout is not None and task is not None:
-                            note_task(checkout, task, ledger, waiting)
+                        if checkout is None or task is None:
+                            pass
+                        elif waiting is None and last is not None and last.ref() is task:
+                            checkout.task = last  # the same as before
+                        else:
+                            last = note_task(checkout, task, ledger, waiting)
                     except Exception as fault:
                         watch.on_fault("noting a checkout", fault)
                 return connection
@@ -223,14 +232,19 @@ class PsycopgPool:
         return getconn
 
     def _watched_putconn(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        driver, watch = self, self._watch
+        driver, watch, give_back = self, self._watch, self._watch.ledger.give_back
 
         @functools.wraps(original)
         def putconn(self: Any, conn: Any) -> Any:
             __tracebackhide__ = True
             if driver._reclaimed and driver._was_handed_in(conn):
                 return None  # a late return: its holder need not notice
-            checkout = driver._returns(self, conn)
+            checkout = None
+            if watch.active:
+                try:
+                    checkout = give_back(self, conn)
+                except Exception as error:
+                    watch.on_fault("noting a return", error)
             lost = (
                 watch.dirty_returns and checkout is not None and checkout.returned and dirty.psycopg_wrote(conn)
             )
@@ -249,20 +263,22 @@ class PsycopgPool:
         return putconn
 
     def _watched_async_putconn(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        driver, watch = self, self._watch
+        driver, watch, give_back = self, self._watch, self._watch.ledger.give_back
 
         @functools.wraps(original)
         async def putconn(self: Any, conn: Any) -> Any:
             __tracebackhide__ = True
             if driver._reclaimed and driver._was_handed_in(conn):
                 return None  # a late return: its holder need not notice
-            checkout = driver._returns(self, conn)
+            checkout = None
+            if watch.active:
+                try:
+                    checkout = give_back(self, conn)
+                except Exception as error:
+                    watch.on_fault("noting a return", error)
             lost, cancelled = False, None
             if watch.dirty_returns and checkout is not None and checkout.returned:
-                try:
-                    lost = await dirty.psycopg_wrote_async(conn)
-                except BaseException as error:  # not before the connection is returned
-                    cancelled = error
+                lost, cancelled = await dirty.psycopg_wrote_async(conn)
             try:
                 result = await original(self, conn)
             except BaseException as error:
@@ -300,16 +316,6 @@ class PsycopgPool:
 
     def _record(self, pool: Any) -> Pool:
         return self._watch.ledger.pool(pool) or self._new_pool(pool, made_known=False)
-
-    def _returns(self, pool: Any, conn: Any) -> Checkout | None:
-        """Note a return."""
-        checkout = None
-        if self._watch.active:
-            try:
-                checkout = self._watch.ledger.give_back(pool, conn)
-            except Exception as error:
-                self._watch.on_fault("noting a return", error)
-        return checkout
 
     def _not_returned(self, pool: Any, conn: Any, checkout: Checkout, error: BaseException) -> None:
         """A putconn raised: the connection is still out if it still bears the mark of its pool."""
