@@ -110,7 +110,9 @@ class Guard:
             for folder in getattr(sys.modules.get(driver.library), "__path__", ()):
                 self._tree.fold(folder)
         except Exception as error:
-            self.tally.unwatched.append(f"{_known(driver)} is not watched: {printable(str(error))}")
+            text = f"{_known(driver)} is not watched: {printable(str(error))}"
+            if text not in self.tally.unwatched:
+                self.tally.unwatched.append(text)
             return
         known = _known(driver)
         if known not in self.tally.patched:

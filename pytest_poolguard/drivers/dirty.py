@@ -1,6 +1,6 @@
 """Whether a connection that is given back has written something in a transaction that nobody committed.
 
-The server knows, and is asked on that very connection, inside of the transaction that the pool is about to roll back.
+The server knows, and is asked on that very connection, inside of the transaction: the pool will roll it back.
 Nothing waits for a lock there. A server that does not answer would not answer the pool's own ROLLBACK either.
 """
 
@@ -13,7 +13,7 @@ from pytest_poolguard.drivers.interface import Watch
 from pytest_poolguard.origin import Origin, capture
 from pytest_poolguard.records import Checkout
 
-__all__ = ["note", "psycopg2_wrote", "psycopg_wrote", "psycopg_wrote_async"]
+__all__ = ["note", "psycopg2_wrote", "psycopg_wrote", "psycopg_wrote_async", "settle"]
 
 #: libpq's PQTRANS_INTRANS: in a transaction, at rest, and not failed.
 IN_TRANSACTION = 2
@@ -29,13 +29,22 @@ SELECT 1 WHERE CASE WHEN pg_catalog.{function}() IS NULL THEN false ELSE
 """
 
 
-def note(watch: Watch, checkout: Checkout) -> None:
-    """Note that the caller's caller has given back a connection that had written."""
+def note(watch: Watch, checkout: Checkout, skip: int = 2) -> None:
+    """Note that the caller's caller has given back a connection that had written; ``skip`` as the ledger's."""
     try:
-        checkout.returned_at = Origin(capture(watch.ledger.stops, 2))
+        checkout.returned_at = Origin(capture(watch.ledger.stops, skip))
         watch.ledger.dirty.append(checkout)
     except Exception as error:
         watch.on_fault("noting a return in the middle of a transaction", error)
+
+
+def settle(watch: Watch, checkout: Checkout, answer: tuple[bool, BaseException | None]) -> None:
+    """Do what an answer of :func:`psycopg_wrote_async` asks for, now that the connection is returned."""
+    wrote, cancelled = answer
+    if wrote:
+        note(watch, checkout, 3)
+    if cancelled is not None:
+        raise cancelled
 
 
 def psycopg2_wrote(connection: Any) -> bool:

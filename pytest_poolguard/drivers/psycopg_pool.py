@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.metadata
+import re
 import sys
 import threading
 import time
@@ -45,6 +46,10 @@ ASYNC_TERMS = Terms(
     cure="use `async with pool.connection() as conn:`",
     discard="putconn(conn)",
 )
+
+
+#: Before it, a pool's ``_connect`` takes no timeout, and an asynchronous pool opens itself.
+OLDEST = (3, 1)
 
 
 class PsycopgPool:
@@ -104,7 +109,13 @@ class PsycopgPool:
 
     # patching
 
+    def _refuse_older_ones(self) -> None:
+        known = re.match(r"(\d+)\.(\d+)", self.version())
+        if known is not None and (int(known[1]), int(known[2])) < OLDEST:
+            raise Unsupported("it is older than {}.{}".format(*OLDEST))
+
     def _patch_base(self, module: ModuleType) -> None:
+        self._refuse_older_ones()
         base = _class(module, "BasePool", "__init__")
         self._patches.replace(base, "__init__", self._watched_init(vars(base)["__init__"]))
 
@@ -125,6 +136,7 @@ class PsycopgPool:
         *,
         is_async: bool,
     ) -> None:
+        self._refuse_older_ones()
         base = _class(module, name, "getconn", "putconn", "_connect")
         self._module[is_async] = module
         self._putconn[is_async] = vars(base)["putconn"]
@@ -276,21 +288,19 @@ class PsycopgPool:
                     checkout = give_back(self, conn)
                 except Exception as error:
                     watch.on_fault("noting a return", error)
-            lost, cancelled = False, None
+            answer = None
             if watch.dirty_returns and checkout is not None and checkout.returned:
-                lost, cancelled = await dirty.psycopg_wrote_async(conn)
+                answer = await dirty.psycopg_wrote_async(conn)
             try:
                 result = await original(self, conn)
             except BaseException as error:
                 if checkout is not None:
                     driver._not_returned(self, conn, checkout, error)
                 raise
-            if lost and checkout is not None:
-                dirty.note(watch, checkout)
             if driver._gates.any_raised:
                 driver._cut_down(self)
-            if cancelled is not None:
-                raise cancelled
+            if answer is not None and checkout is not None:
+                dirty.settle(watch, checkout, answer)
             return result
 
         return putconn
