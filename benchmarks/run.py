@@ -12,10 +12,13 @@ import asyncpg
 import asyncpg_pairs
 import pairs
 import psycopg2
+import psycopg_pool_pairs
 import pytest
 import sqlalchemy_pairs
 import suites
 from rows import table
+
+PAIRS = (pairs, psycopg_pool_pairs, asyncpg_pairs, sqlalchemy_pairs)
 
 
 def main() -> int:
@@ -24,7 +27,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="exit with 1 if a limit is exceeded")
     parser.add_argument("--pair-rounds", type=int, default=400, metavar="N", help="default: %(default)s")
     parser.add_argument("--suite-rounds", type=int, default=30, metavar="N", help="default: %(default)s")
-    parser.add_argument("--only", choices=("pairs", "sqlalchemy", "empty", "database"), help="measure a part")
+    parser.add_argument("--only", choices=("pairs", "empty", "database"), help="measure a part")
     arguments = parser.parse_args()
 
     print(
@@ -39,8 +42,7 @@ def main() -> int:
         f"runs: processor time, medians of {arguments.suite_rounds} rounds, ± one standard error\n"
     )
     measures = {
-        "pairs": lambda: [*pairs.rows(arguments.pair_rounds), *asyncpg_pairs.rows(arguments.pair_rounds)],
-        "sqlalchemy": lambda: sqlalchemy_pairs.rows(arguments.pair_rounds),
+        "pairs": lambda: [row for library in PAIRS for row in library.rows(arguments.pair_rounds)],
         "empty": lambda: suites.empty_rows(arguments.suite_rounds),
         "database": lambda: suites.database_rows(arguments.suite_rounds),
     }

@@ -35,6 +35,7 @@ class Ledger:
         self.supply: ContextVar[Supply | None] = ContextVar("poolguard-supply", default=None)
         self.stops = stops
         self.overdue: list[Checkout] = []  #: those that were out for longer than their owner's limit
+        self.dirty: list[Checkout] = []  #: those that were given back in the middle of a transaction that wrote
         self.pools_seen = 0
         self.taken = 0
         self._out: dict[int, Checkout] = {}
@@ -165,7 +166,12 @@ class Ledger:
         if checkout is None or checkout.connection() is not connection:
             return None
         if checkout.pool.ref() is pool:
-            self._end(checkout, checkout.key)
+            key = checkout.key  # as in _end(), without the call
+            self._out.pop(key, None)
+            checkout.owner.out.pop(key, None)
+            checkout.returned = True
+            if checkout.taken_by.limits.hold is not None:
+                self._measure(checkout, checkout.taken_by.limits.hold)
         return checkout
 
     def dropped(self, checkout: Checkout, *, harmless: bool) -> None:
@@ -193,11 +199,13 @@ class Ledger:
         self._out.pop(key, None)
         checkout.owner.out.pop(key, None)
         checkout.returned = True
-        hold = checkout.taken_by.limits.hold
-        if hold is not None:
-            checkout.held = self.clock.now() - checkout.since
-            if checkout.held > hold:
-                self.overdue.append(checkout)
+        if checkout.taken_by.limits.hold is not None:
+            self._measure(checkout, checkout.taken_by.limits.hold)
+
+    def _measure(self, checkout: Checkout, hold: float) -> None:
+        checkout.held = self.clock.now() - checkout.since
+        if checkout.held > hold:
+            self.overdue.append(checkout)
 
     def pool_closes(self, record: Pool) -> None:
         """Note that the caller's caller closes a pool, for the connections of it that are out."""
@@ -275,6 +283,7 @@ class Ledger:
             checkout.owner.dropped.clear()
             self.settle(checkout)
         self.overdue.clear()
+        self.dirty.clear()
 
     def _rekey(self, checkout: Checkout) -> None:
         self._lost -= 1

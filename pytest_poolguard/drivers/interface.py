@@ -63,6 +63,7 @@ class Watch:
     on_connected: Callable[[Opening, Callable[[], Any]], None]
     dialects: tuple[str, ...] = ("postgresql",)  #: those of SQLAlchemy's that are watched
     active: bool = True
+    dirty_returns: bool = False  #: whether to ask if what is given back has written in a transaction that is open
     #: Something of a library is not watched: says what, and why, in a line.
     on_unwatched: Callable[[str], None] = lambda _: None
     #: Who has connections of a pool, in lines of text.
