@@ -34,9 +34,9 @@ from pytest_poolguard.drivers.sqlalchemy_sight import (
     replaced_by,
     state_of,
 )
-from pytest_poolguard.drivers.sqlalchemy_words import terms_of
+from pytest_poolguard.drivers.sqlalchemy_words import PACKAGE, terms_of
 from pytest_poolguard.origin import Origin, capture, capture_from
-from pytest_poolguard.records import Checkout, Owner, Pool, Task
+from pytest_poolguard.records import Checkout, Opening, Owner, Pool, Task
 
 __all__ = ["SQLAlchemy"]
 
@@ -240,8 +240,8 @@ class SQLAlchemy:
                     del self._out[id(entry)]  # else another thread has the place already
                     self._returned(checkout)
                 opening = ledger.opening(pool_of(entry)._dialect.get_driver_connection(dbapi_connection))  # noqa: SLF001
-                if opening is not None:
-                    opening.pool = None
+                if opening is not None and proxy is not None:
+                    self._hand_over(opening)
             except Exception as error:
                 self._watch.on_fault("noting that a connection was detached", error)
 
@@ -295,6 +295,15 @@ class SQLAlchemy:
             self._shared.add(record)
             self._listen_to(pool, "reset", self._on_reset)
         return record
+
+    def _hand_over(self, opening: Opening) -> None:
+        """A connection is a pool's no longer: whoever has detached it is to close it."""
+        stack = Origin(capture(self._watch.ledger.stops, 2))
+        own = next((n for n, (code, _) in enumerate(stack.frames()) if PACKAGE not in code.co_filename), 0)
+        del stack[: 2 * own]
+        opening.pool, opening.opened, opening.owner = None, stack, self._watch.ledger.present
+        opening.phase = opening.owner.phase
+        opening.owner.opened.append(opening)
 
     def _in_a_task(self, checkout: Checkout) -> None:
         """Note the task that has it, and go on with the stack where the greenlet was started that runs for it."""
