@@ -21,13 +21,17 @@ from pytest_poolguard.findings import (
 from pytest_poolguard.hints import Hints
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.origin import Place, SourceTree, printable
-from pytest_poolguard.records import Checkout, Opening, Owner, Pool
+from pytest_poolguard.records import Checkout, Opening, Owner, Pool, Task
 from pytest_poolguard.whereabouts import of_holder
 
 __all__ = ["Describe"]
 
 #: Places that one message names.
 HOLDERS = 5
+
+
+#: File and name of the function that, before Python 3.12, runs what it waits for in a task of its own.
+WAIT_FOR = (os.path.join(os.path.dirname(threading.__file__), "asyncio", "tasks.py"), "wait_for")
 
 
 class Describe:
@@ -55,6 +59,8 @@ class Describe:
             finding.closed_at = self._tree.site(checkout.closed_with_pool)
         elif connection is None:
             finding.note = _lost(checkout)
+        if checkout.task is not None and checkout.task.awaited_by is not None:
+            _tell_of_cancellation(finding, checkout, checkout.task.awaited_by)
         return finding
 
     def dropped(self, checkout: Checkout) -> Finding:
@@ -207,6 +213,25 @@ class Describe:
             if self._tree.is_own(code.co_filename):
                 return self._tree.place(code, offset)
         return None
+
+
+def _tell_of_cancellation(finding: Finding, checkout: Checkout, waiting: Task) -> None:
+    """Say so if nobody ever got the connection: the task that waited for it was cancelled too late to stop it."""
+    if not waiting.was_cancelled:
+        return
+    take = checkout.pool.terms.take
+    through = {code.co_name for code, _ in checkout.origin.frames() if code.co_filename == WAIT_FOR[0]}
+    if WAIT_FOR[1] in through:
+        finding.verdict = WARNED
+        finding.note = (
+            f"lost in asyncio.wait_for(), before Python 3.12: it was cancelled when {take}() had the connection "
+            "already, and nobody got it"
+        )
+        finding.hint = f"give the timeout to {take}() itself"
+    else:
+        finding.note = (
+            f"{take}() ran in a task of its own; whoever waited for it was cancelled, and nobody got it"
+        )
 
 
 def _lost(checkout: Checkout) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import CodeType
 
 from pytest_poolguard.drivers.interface import Terms
+from pytest_poolguard.frameworks import CURES
 from pytest_poolguard.origin import Place, SourceTree, printable
 from pytest_poolguard.records import Checkout
 from pytest_poolguard.source import Function, Source, calls, read
@@ -106,16 +107,18 @@ class Hints:
             )
         if keeper is None:
             return self._terms.cure
-        if self._terms.with_returns and keeper.source is not None and keeper.source.is_with(keeper.call):
-            return (
-                f"{keeper.name} has not left its `with …{self._take}()` block: "
-                "the task or generator that it runs in did not come to its end"
-            )
-        return self._entered(keeper) or self._unreached(checkout, keeper) or self._kept(checkout, keeper)
+        return (
+            self._inside(keeper)
+            or self._entered(keeper)
+            or self._unreached(checkout, keeper)
+            or self._kept(checkout, keeper)
+        )
 
     def _seen(self, checkout: Checkout) -> str:
         """The hint where the driver has seen what went wrong."""
         give = self._give
+        if checkout.framework:
+            return f"{checkout.framework} took it for its thread, and keeps it; {CURES[checkout.framework]}"
         if checkout.cause is not None:
             what, detail = checkout.cause
             if what == "returned to another pool":
@@ -138,6 +141,15 @@ class Hints:
             return False
         leave = "__exit__" if isinstance(statement, ast.With) else "__aexit__"
         return connection is None or self._is_librarys(type(connection), leave)
+
+    def _inside(self, keeper: Keeper) -> str:
+        """The hint for a ``with`` statement that would return it."""
+        if not self._terms.with_returns or keeper.source is None or not keeper.source.is_with(keeper.call):
+            return ""
+        return (
+            f"{keeper.name} has not left its `with …{self._take}()` block: "
+            "the task or generator that it runs in did not come to its end"
+        )
 
     def _entered(self, keeper: Keeper) -> str:
         """The hint for a context manager whose ``__exit__`` returns the connection."""

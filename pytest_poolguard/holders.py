@@ -64,7 +64,7 @@ def wait(checkouts: Iterable[Checkout], grace: float, workers: Container[threadi
 
 
 def _another_thread_could_return(checkout: Checkout, workers: Container[threading.Thread]) -> bool:
-    if checkout.task is not None:  # then code that its loop runs
+    if checkout.task is not None and not checkout.task.is_blocking:  # then code that its loop runs
         loop = checkout.task.loop()
         return loop is not None and loop.is_running() and (checkout.task.is_alive() or is_referenced(checkout))
     me = threading.current_thread()
@@ -221,7 +221,9 @@ def reaches(
 def _parts(thing: Any) -> list[object]:
     # By type(), not isinstance(): proxies answer isinstance() with code of their own.
     kind = type(thing)
-    if issubclass(kind, FunctionType | ModuleType):
+    # An event loop has everything that waits for something: it is nobody's holder.
+    loop: Any = getattr(sys.modules.get("asyncio"), "AbstractEventLoop", ())
+    if issubclass(kind, FunctionType | ModuleType) or issubclass(kind, loop):
         return []
     parts: Iterable[object]
     try:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from types import CodeType
 from typing import Any, ParamSpec, TypeVar
 
-from pytest_poolguard import holders
+from pytest_poolguard import frameworks, holders
 from pytest_poolguard.bystanders import Bystanders
 from pytest_poolguard.describe import Describe
 from pytest_poolguard.findings import WARNED, Finding
@@ -84,6 +84,7 @@ class Judge:
         """
         new = [checkout for checkout in self._ledger.outstanding(owner) if checkout.noted is None]
         for checkout in new:
+            checkout.framework = frameworks.keeper(checkout.origin, checkout.pool.driver.library, self._tree)
             checkout.noted = self._describe.leak(checkout)
         own = [c for c in new if not self._is_kept_for_its_holder(c) and not self._is_carried_over(c, owner)]
         self._wait(own)
@@ -102,7 +103,7 @@ class Judge:
         owners = [self._ledger.session, *self._owners.fixtures]
         carried = [c for owner in owners for c in self._ledger.outstanding(owner) if c.carried or c.serves]
         carried = [c for c in carried if not _serves(c)]
-        return self._tell(c for c in carried if not c.key_of_holder and not holders.is_referenced(c))
+        return self._tell(c for c in carried if not c.key_of_holder and not _is_held(c))
 
     @_undisturbed
     def end_session(self) -> list[Finding]:
@@ -110,6 +111,7 @@ class Judge:
         session = self._ledger.session
         self._wait([c for c in self._ledger.outstanding(session) if not _serves(c)])
         outstanding = [c for c in self._ledger.outstanding(session) if not _serves(c)]
+        outstanding = [c for c in outstanding if not (c.framework and _is_held(c))]
         findings = self._tell(c for c in outstanding if not c.carried)
         kept = self._tell(c for c in outstanding if c.carried)
         for finding in kept:
@@ -149,8 +151,17 @@ class Judge:
     # whom it is carried over to
 
     def _is_kept_for_its_holder(self, checkout: Checkout) -> bool:
-        """One connection a process or thread, taken under its id as key, is kept on purpose while that lives."""
-        if not checkout.key_of_holder or not holders.is_alive(checkout.thread):
+        """One connection a process or thread is kept on purpose while that lives.
+
+        It is known by its key, which is the holder's own id, or by the framework that took it.
+        """
+        if not holders.is_alive(checkout.thread):
+            return False
+        if checkout.framework:
+            reason = f"{checkout.framework} keeps one for each thread"
+            self._ledger.carry(checkout, self._ledger.session, reason)
+            return True
+        if not checkout.key_of_holder:
             return False
         if checkout.owner is not self._ledger.session:
             self._ledger.carry(
@@ -237,6 +248,11 @@ def _end_of(owner: Owner) -> str:
     if owner.kind == "session":
         return "the run ended"
     return f"fixture {printable(owner.name)} ended" if owner.finished else "this was noticed"
+
+
+def _is_held(checkout: Checkout) -> bool:
+    """Whether a connection that was carried over still has the holder for whose sake it was."""
+    return holders.is_referenced(checkout) and not (checkout.framework and not holders.is_alive(checkout.thread))
 
 
 def _serves(checkout: Checkout) -> bool:

@@ -133,6 +133,8 @@ class Ledger:
         ident = get_ident()  # as in this_thread()
         thread = None if ident == self.main_thread else self._threads.get(ident, ident)
         checkout = Checkout(pool, connection, key, capture(self.stops, skip), owner, self.clock.now(), thread)
+        if self.starter.get() is not owner:  # a task that others have started, or a thread
+            checkout.task = self._blocked_task()
         self._out[key] = owner.out[key] = checkout
         supply = self.supply.get()
         if supply is not None and supply.pool is not pool:
@@ -142,6 +144,17 @@ class Ledger:
             owner.peak = out
         self.taken += 1
         return checkout
+
+    def _blocked_task(self) -> Task | None:
+        """The running task, if there is one; a call that is asynchronous tells by itself."""
+        asyncio = sys.modules.get("asyncio")
+        if asyncio is None or asyncio._get_running_loop() is None:  # noqa: SLF001 - it raises nothing
+            return None
+        running = asyncio.current_task()
+        task = Task(running, self.starter.get()) if running is not None else None
+        if task is not None:
+            task.is_blocking = True
+        return task
 
     def give_back(self, pool: object, connection: object) -> Checkout | None:
         """Note that a connection is given to a pool; where that is another one than its own, it stays out.

@@ -149,13 +149,16 @@ class Opening:
 class Task:
     """The asyncio task that holds a connection: never the task itself, whose frames hold everything."""
 
-    __slots__ = ("loop", "name", "ref", "starter")
+    __slots__ = ("awaited_by", "is_blocking", "loop", "name", "ref", "starter", "was_cancelled")
 
     def __init__(self, task: Any, starter: Owner) -> None:
         self.starter = starter  #: who was present when it was started
         self.ref = weakref.ref(task)
         self.name = task.get_name()
         self.loop = weakref.ref(task.get_loop())
+        self.awaited_by: Task | None = None  #: who waits for it, where it runs nothing but the library's call
+        self.was_cancelled = False  #: of one that waits: whether it ended so
+        self.is_blocking = False  #: its connection is a synchronous one, which any thread can return
 
     def is_alive(self) -> bool:
         """Whether the task may go on: it is not done, and its loop runs, which then is in another thread."""
@@ -182,6 +185,7 @@ class Checkout:
     closed_with_pool: Origin | None = None  #: where its pool was closed while it was out
     closed_while_running = False  #: by the code that took it, not by a teardown after it
     noted: Any = None  #: the finding it would be, made while its pool was still open
+    framework = ""  #: what keeps it for its thread
     carried = ""  #: why it was carried over to a longer-lived owner
     hand: Callable[[Any], object] | None = None  #: from the connection to what its holder has, if that is another
     last_state: Any = None  #: the driver's last look at its connection, where that is gone

@@ -42,8 +42,13 @@ class Source(Syntax):
         found = [call for call in calls(self.module, name) if call.lineno <= line <= (call.end_lineno or 0)]
         end = _end_of_instruction(code, offset)
         if end is not None:
-            found = [call for call in found if (call.end_lineno, call.end_col_offset) == end]
+            found = [call for call in found if end in (_end(call), self._end_of_with(call))]
         return found[0] if len(found) == 1 else None
+
+    def _end_of_with(self, call: ast.Call) -> tuple[int | None, int | None] | None:
+        """Where the ``async with`` ends that enters a call's value: up to 3.12 its text is all of it."""
+        statement = self.parent(call) if self.is_with(call) else None
+        return _end(statement) if isinstance(statement, ast.AsyncWith) else None
 
     def function(self, code: CodeType) -> Function | None:
         """The function that a code object was made from."""
@@ -151,7 +156,7 @@ class Source(Syntax):
     # where it is given back
 
     def left_by_hand(self, enter: Function, line: int, leave: Function) -> list[ast.Call]:
-        """The calls of ``__exit__`` that leave what a line calls ``__enter__`` of, each in its method."""
+        """The calls of ``__exit__``, in the method of that name, on what a line of ``__enter__`` enters so."""
         entered = [
             ast.dump(call.func.value)
             for call in calls(enter, enter.name)
@@ -245,6 +250,10 @@ def _end_of_instruction(code: CodeType, offset: int) -> tuple[int | None, int | 
         return None
     _, line, _, column = next(itertools.islice(code.co_positions(), offset // 2, None), (None,) * 4)
     return (line, column) if line is not None and column is not None else None
+
+
+def _end(node: ast.expr | ast.stmt) -> tuple[int | None, int | None]:
+    return node.end_lineno, node.end_col_offset
 
 
 def _name(node: ast.AST | None) -> str:

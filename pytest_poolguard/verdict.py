@@ -35,15 +35,15 @@ class Verdict:
 
 
 def decide(findings: Iterable[Finding], expected: Expectations, *, mode: str, may_fail: bool) -> Verdict:
-    """Give each finding of a test its verdict.
+    """Give each finding of a test its verdict: the one that it was made with, or a milder one.
 
     ``may_fail`` is False for a test whose status stays as it is: skipped, xfailed, xpassed.
     """
     verdict = Verdict(list(findings))
     own = [f for f in verdict.findings if f.kind == CHECKED_OUT and f.owner_scope in ("", "function")]
     for finding in verdict.findings:
-        if finding.verdict != WARNED:  # one that comes as a warning is no more than that
-            finding.verdict = FAILED if mode == "fail" and may_fail else WARNED
+        if mode != "fail" or not may_fail:
+            finding.verdict = WARNED
     if expected.leaks == "any" or expected.leaks == len(own):
         for finding in own:
             finding.verdict = EXPECTED

@@ -188,3 +188,378 @@ class TestIt:
     result.assert_outcomes(passed=1, failed=1)
     assert result.blamed == ["test_leaks"]
     assert [f["owner"]["name"] for f in result.findings] == ["leaks"]
+
+
+def test_a_task_that_the_test_leaves_behind_is_the_tests(run):
+    """A loop that ends with the test cancels it, and it returns; otherwise it is the test's leak."""
+    result = run(
+        """
+tasks = []
+
+async def work(pool, taken):
+    async with pool.connection():
+        taken.set()
+        await asyncio.sleep(60)
+
+class TestIt:
+    @mark
+    async def test_it(self, pool):
+        taken = asyncio.Event()
+        tasks.append(asyncio.create_task(work(pool, taken), name="left behind"))
+        await taken.wait()
+
+    @mark
+    async def test_next(self, pool): pass
+"""
+    )
+    assert result.data["faults"] == []
+    assert result.blamed in ([], ["test_it"])
+    for finding in result.findings:
+        assert finding["thread_place"]["text"] == "await asyncio.sleep(60)"
+        assert "that task still runs, now at test_suite.py:" in result.text
+
+
+WORKER = """
+async def work(pool, jobs):
+    while True:
+        job = await jobs.get()
+        await do(pool, job)
+        jobs.task_done()
+
+@pytest.fixture(scope="module")
+async def jobs(pool):
+    jobs = asyncio.Queue()
+    task = asyncio.create_task(work(pool, jobs), name="worker")
+    yield jobs
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+async def test_one(jobs):
+    job = asyncio.Event(), asyncio.Event()
+    jobs.put_nowait(job)
+    await job[0].wait()
+    jobs.last = job
+
+async def test_two(jobs):
+    await asyncio.sleep(0.01)
+
+async def test_three(jobs):
+    jobs.last[1].set()
+    await jobs.join()
+"""
+
+#: What a background worker does with a job: it takes a connection, says so, and works on until it may return it.
+AT_WORK = {
+    "getconn": """
+    conn = await pool.getconn()
+    job[0].set()
+    await job[1].wait()
+    await pool.putconn(conn)
+""",
+    "connection": """
+    async with pool.connection():
+        job[0].set()
+        await job[1].wait()
+""",
+    "a helper": """
+    async with helper(pool):
+        job[0].set()
+        await job[1].wait()
+
+@contextlib.asynccontextmanager
+async def helper(pool):
+    async with pool.connection() as conn:
+        yield conn
+""",
+    "rows": """
+    async for row in rows(pool, job):
+        pass
+
+async def rows(pool, job):
+    async with pool.connection() as conn:
+        job[0].set()
+        await job[1].wait()
+        yield conn
+""",
+    "a task group": """
+    async with anyio.create_task_group() as group:
+        group.start_soon(nested, pool, job)
+
+async def nested(pool, job):
+    async with pool.connection():
+        job[0].set()
+        await job[1].wait()
+""",
+}
+
+
+@pytest.mark.parametrize("do", AT_WORK.values(), ids=AT_WORK)
+def test_a_background_task_that_is_still_at_work_is_carried_over(run_on_one_loop, do):
+    result = run_on_one_loop(f"async def do(pool, job):{do}{WORKER}")
+    result.assert_silent(passed=3)
+
+
+def test_a_background_task_that_ends_with_the_run_is_told_with_its_own_end(run_on_one_loop):
+    result = run_on_one_loop(
+        """
+tasks = []
+
+async def work(pool):
+    conn = await pool.getconn()
+    await asyncio.sleep(60)
+
+@pytest.fixture(scope="module")
+async def worker(pool):
+    tasks.append(asyncio.create_task(work(pool), name="worker"))
+
+async def test_it(pool, worker):
+    await asyncio.sleep(0.1)
+"""
+    )
+    result.assert_outcomes(passed=1)
+    assert [f["verdict"] for f in result.findings] == ["warned"]
+
+
+@pytest.mark.parametrize("take", ["await pool.getconn()", "pool.getconn()"])
+def test_a_background_task_whose_job_leaks_is_the_leak_of_the_test_that_ran(run_on_one_loop, take):
+    result = run_on_one_loop(
+        f"""
+async def do(pool, job):
+    conn = {take}
+    job[0].set()
+
+if "await" not in {take!r}:
+    pool = pytest.fixture(scope="module", name="pool")(lambda sync_pool: sync_pool)
+{WORKER}"""
+    )
+    result.assert_outcomes(passed=2, failed=1)
+    assert result.blamed == ["test_one"]
+    assert result.findings[0]["task"] == "worker"
+    assert result.findings[0]["thread_place"]["text"] == "job = await jobs.get()"
+
+
+def test_a_synchronous_connection_of_a_background_task_at_work_is_carried_over(run_on_one_loop):
+    run_on_one_loop(
+        f"""
+async def do(pool, job):
+    conn = pool.getconn()
+    job[0].set()
+    await job[1].wait()
+    pool.putconn(conn)
+
+@pytest.fixture(scope="module")
+def pool(sync_pool):
+    return sync_pool
+{WORKER}"""
+    ).assert_silent(passed=3)
+
+
+def test_a_background_thread_that_took_it_through_a_helper_is_carried_over(run_on_one_loop):
+    run_on_one_loop(
+        """
+@contextlib.contextmanager
+def helper(pool):
+    conn = pool.getconn()
+    try:
+        yield conn
+    finally:
+        pool.putconn(conn)
+
+@pytest.fixture(scope="module")
+def worker(sync_pool):
+    asked, took, end = threading.Event(), threading.Event(), threading.Event()
+    def work():
+        asked.wait(20)
+        with helper(sync_pool):
+            took.set()
+            end.wait(20)
+    thread = threading.Thread(target=work)
+    thread.start()
+    yield asked, took
+    end.set()
+    thread.join()
+
+def test_it(worker):
+    worker[0].set()
+    assert worker[1].wait(20)
+
+def test_next(): pass
+""",
+        "--poolguard-grace=0.05",
+    ).assert_silent(passed=2)
+
+
+# a task for the library's call alone
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "conn, _ = await asyncio.gather(pool.getconn(), asyncio.sleep(0))",
+        "conn = await asyncio.shield(pool.getconn())",
+        "conn = await asyncio.create_task(pool.getconn())",
+        "conn = await asyncio.wait_for(pool.getconn(), 20)",
+    ],
+)
+def test_a_call_in_a_task_of_its_own_is_found_at_the_line_that_waits_for_it(run_on_one_loop, line):
+    result = run_on_one_loop(
+        f"""
+async def take(pool):
+    {line}
+    return conn
+
+async def test_returns(pool):
+    await pool.putconn(await take(pool))
+
+async def test_leaks(pool):
+    await take(pool)
+"""
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    assert result.sites == [f"take: {line}"]
+    assert [p["function"] for p in result.findings[0]["stack"] if p["own"]] == ["test_leaks", "take"]
+
+
+def test_a_cancelled_getconn_loses_nothing(run_on_one_loop):
+    """At whatever moment it is cancelled: an idle connection is there, or one is just being given back."""
+    run_on_one_loop(
+        """
+async def ticks(number):
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+@pytest.mark.parametrize("held", [False, True])
+async def test_it(poolguard, held):
+    for before in range(6):
+        async with AsyncConnectionPool(DSN, min_size=1, max_size=1, open=False) as pool:
+            await pool.wait()
+            conn = await pool.getconn() if held else None
+            task = asyncio.create_task(pool.getconn())
+            await ticks(10 * held)
+            giver = asyncio.create_task(pool.putconn(conn)) if held else None
+            await ticks(before)
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await pool.putconn(await task)
+            if giver:
+                await giver
+            await pool.putconn(await pool.getconn(timeout=5))
+            assert poolguard.checked_out == 0
+"""
+    ).assert_silent(passed=2)
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="wait_for() loses nothing any more")
+def test_what_wait_for_loses_when_it_is_cancelled_is_labelled_and_fails_nothing(run_on_one_loop):
+    result = run_on_one_loop(
+        """
+async def test_it():
+    async with AsyncConnectionPool(DSN, min_size=1, max_size=1, open=False) as pool:
+        held = await pool.getconn()
+        async def use():
+            conn = await asyncio.wait_for(pool.getconn(), 20)
+            await pool.putconn(conn)
+        task = asyncio.create_task(use())
+        await asyncio.sleep(0.1)
+        giver = asyncio.create_task(pool.putconn(held))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await giver
+        await asyncio.sleep(0.1)
+"""
+    )
+    result.assert_outcomes(passed=1)
+    (finding,) = result.findings
+    assert finding["verdict"] == "warned"
+    assert finding["acquired"]["text"] == "conn = await asyncio.wait_for(pool.getconn(), 20)"
+    assert finding["note"].startswith("lost in asyncio.wait_for(), before Python 3.12")
+    assert finding["hint"] == "give the timeout to getconn() itself"
+
+
+def test_what_a_shielded_call_got_for_nobody_is_said(run_on_one_loop):
+    result = run_on_one_loop(
+        """
+async def test_it(pool):
+    async def use():
+        conn = await asyncio.shield(pool.getconn())
+        await pool.putconn(conn)
+    held = [await pool.getconn() for _ in range(20)]
+    task = asyncio.create_task(use())
+    await asyncio.sleep(0.1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    for conn in held:
+        await pool.putconn(conn)
+    await asyncio.sleep(0.1)
+"""
+    )
+    result.assert_outcomes(failed=1)
+    assert "whoever waited for it was cancelled" in result.findings[0]["note"]
+
+
+# threads of those who run the tests
+
+
+@pytest.mark.parametrize("arguments", [("-n2",), ("--reruns=1",)], ids=["xdist", "rerunfailures"])
+def test_the_threads_of_who_runs_the_tests_are_nobody_to_wait_for(suite, arguments):
+    result = suite.run(
+        """
+kept = []
+
+def test_leaks(pool):
+    kept.append([[[[[pool.getconn()]]]]])  # deeper than anybody looks
+
+def test_after(): pass
+""",
+        "--poolguard-grace=60",
+        *arguments,
+        header="""
+import os, psycopg2.pool, pytest
+
+@pytest.fixture(scope="module")
+def pool():
+    pool = psycopg2.pool.ThreadedConnectionPool(1, 10, os.environ["SUITE_DSN"])
+    yield pool
+    pool.closeall()
+""",
+        subprocess=True,
+    )
+    assert set(result.blamed) == {"test_leaks"}
+    assert result.result.duration < 30
+
+
+def test_a_librarys_thread_that_runs_the_projects_code_is_waited_for(suite):
+    """It ran before the tests did, and idly: a library's worker that has been given a job since."""
+    suite.file(
+        "site-packages/worklib.py",
+        """
+import queue, threading
+jobs = queue.Queue()
+def loop():
+    while True:
+        jobs.get()()
+threading.Thread(target=loop, daemon=True).start()
+""",
+    )
+    suite.file("conftest.py", "import sys; sys.path.insert(0, 'site-packages'); import worklib")
+    suite.run(
+        """
+import worklib
+
+def test_it(pool):
+    conn = pool.getconn()
+    started = threading.Event()
+    def give_back():
+        started.set()
+        time.sleep(0.3)
+        pool.putconn(conn)
+    worklib.jobs.put(give_back)
+    assert started.wait(20)
+""",
+        "--poolguard-grace=30",
+        subprocess=True,
+    ).assert_silent(passed=1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# C extensions, which can't be imported anew for every inner run
+import asyncpg  # noqa: F401
+import psycopg  # noqa: F401
 import pytest
 
 FAIL = ("--poolguard-connections=fail", "--poolguard-open-pools=fail")
@@ -280,6 +283,49 @@ def test_what_a_library_opens_for_itself_is_the_librarys(suite):
     )
     suite.pytester.syspathinsert(suite.path / "site-packages")
     suite.run("import library\ndef test_it(): library.use(DSN)\n", *FAIL, *WARN).assert_silent(passed=1)
+
+
+@pytest.mark.parametrize(
+    ("library", "opened", "closed"),
+    [
+        ("psycopg", "conn = psycopg.connect(DSN)", "conn.close()"),
+        ("psycopg", "conn = await psycopg.AsyncConnection.connect(DSN)", "await conn.close()"),
+        ("asyncpg", "conn = await asyncpg.connect(DSN)", "await conn.close()"),
+    ],
+    ids=["psycopg", "psycopg-async", "asyncpg"],
+)
+@pytest.mark.parametrize("closes", [True, False])
+@pytest.mark.parametrize("setting", [FAIL, WARN], ids=["fail", "warn"])
+def test_the_connections_of_every_library_are_looked_at(suite, library, opened, closed, closes, setting):
+    run = suite.run(
+        f"""
+import asyncio, {library}
+
+kept = []
+
+async def opens():
+    {opened}
+    if {closes}:
+        {closed}
+    else:
+        kept.append(conn)
+
+def test_opens():
+    asyncio.run(opens())
+
+def test_other(): pass
+""",
+        *WARN,
+        *setting,
+    )
+    if closes:
+        run.assert_silent(passed=2)
+    else:
+        verdict = "failed" if setting is FAIL else "warned"
+        assert told(run) == [("not_closed", verdict, "test_opens", opened)]
+        assert run.findings[0]["library"] == library
+        assert run.findings[0]["backend_pid"] > 0
+        run.assert_outcomes(**({"passed": 1, "failed": 1} if setting is FAIL else {"passed": 2}))
 
 
 # pools

@@ -1,8 +1,10 @@
-"""A marker's and the settings' limits for asyncpg: an end to the two waits that have none, and pools of another size.
+"""Limits for asyncpg's pools: an end to the two waits that have none, and pools of another size.
 
-After a leak, ``acquire()`` and ``close()`` wait for ever. With a limit they raise asyncpg's own kind of error when
-it is over, and the error names who has the connections.
+After a leak, ``acquire()`` and ``close()`` wait for ever. With a limit they raise asyncpg's own kind of error
+when it is over, and the error names who has the connections.
 """
+
+# ruff: noqa: SLF001 - a pool has no public way to another size
 
 from __future__ import annotations
 
@@ -18,8 +20,9 @@ from pytest_poolguard.records import Limits, Pool
 
 __all__ = ["Limited"]
 
-#: Seconds that are left to a call whose time is up: asyncpg treats none at all in another way.
-LAST = 0.001
+#: Seconds that are left to a call whose time is up. None at all asyncpg treats in another way, and a loop's clock
+#: may be early by its resolution.
+LAST = 0.02
 
 
 class Limited:
@@ -27,14 +30,14 @@ class Limited:
 
     def __init__(self, watch: Watch) -> None:
         self.library: ModuleType | None = None  #: ``asyncpg.pool``, once it is imported
-        self.grown = False  #: a pool may have grown for a marker's sake
+        self.any_grown = False  #: a pool may have grown for a marker's sake
         self._watch = watch
         self._entered: weakref.WeakKeyDictionary[Pool, int] = weakref.WeakKeyDictionary()
 
     async def acquire(
         self, original: Callable[..., Any], pool: Any, record: Pool | None, timeout: float | None, limits: Limits
     ) -> Any:
-        """Acquire a connection as ``Pool._acquire``, the ``original``, does, but not longer nor more than allowed."""
+        """Acquire a connection as ``Pool._acquire``, the ``original``, does, within what is allowed."""
         __tracebackhide__ = True
         asyncio = sys.modules["asyncio"]
         bound = limits.timeout is not None and (timeout is None or timeout > limits.timeout)
@@ -58,14 +61,14 @@ class Limited:
         finally:
             self._leave(record, limits.max)
         # release() takes the timeout of acquire() for its own
-        proxy._holder._timeout = timeout  # noqa: SLF001
+        proxy._holder._timeout = timeout
         return proxy
 
-    async def close(self, original: Callable[..., Any], pool: Any, record: Pool | None, seconds: float) -> None:
+    async def close(self, original: Callable[..., Any], pool: Any, record: Pool, seconds: float) -> None:
         """Close a pool, or terminate it if what is out does not come back in time."""
         __tracebackhide__ = True
         asyncio = sys.modules["asyncio"]
-        if record is None or not self._out(record):
+        if not self._out(record):
             await original(pool)  # it waits for nobody
             return
         now = asyncio.get_running_loop().time
@@ -74,7 +77,7 @@ class Limited:
             async with self.library.compat.timeout(seconds):  # type: ignore[union-attr]
                 await original(pool)
         except asyncio.TimeoutError:
-            if now() < end:
+            if now() < end - LAST:
                 raise
             text = f"{record.label}.close() waited {seconds:g} s for what is out, and terminated the pool"
             raise asyncio.TimeoutError(self._with_holders(text, record)) from None
@@ -84,7 +87,7 @@ class Limited:
     def _no_connection(self, pool: Any, record: Pool | None, seconds: float | None, maximum: int | None) -> str:
         name = record.label if record is not None else type(pool).__name__
         allowed = f", of which max={maximum} may be out" if maximum is not None else ""
-        return self._with_holders(f"no connection of {name}{allowed} within {seconds:g} s", record)
+        return self._with_holders(f"no connection within {seconds:g} s of {name}{allowed}", record)
 
     def _with_holders(self, text: str, record: Pool | None) -> str:
         holders = self._watch.holders(record) if record is not None else []
@@ -103,7 +106,7 @@ class Limited:
         if self._out(record) + entered >= maximum:
             return False
         self._entered[record] = entered + 1
-        if pool._queue.empty() and len(pool._holders) < maximum:  # noqa: SLF001
+        if pool._queue.empty() and len(pool._holders) < maximum:
             self._grow(pool)
         return True
 
@@ -115,20 +118,20 @@ class Limited:
         """Give a pool one place more, as it makes them itself."""
         holder = self.library.PoolConnectionHolder(  # type: ignore[union-attr]
             pool,
-            max_queries=pool._max_queries,  # noqa: SLF001
-            setup=pool._setup,  # noqa: SLF001
-            max_inactive_time=pool._max_inactive_connection_lifetime,  # noqa: SLF001
+            max_queries=pool._max_queries,
+            setup=pool._setup,
+            max_inactive_time=pool._max_inactive_connection_lifetime,
         )
-        self.grown = True
-        pool._holders.append(holder)  # noqa: SLF001
-        pool._queue._maxsize = len(pool._holders)  # noqa: SLF001
-        pool._queue.put_nowait(holder)  # noqa: SLF001
+        self.any_grown = True
+        pool._holders.append(holder)
+        pool._queue._maxsize = len(pool._holders)
+        pool._queue.put_nowait(holder)
 
     def cut_down(self, pool: Any) -> None:
         """Take back the places that a pool has beyond its own, as far as nobody uses them."""
-        while len(pool._holders) > pool._maxsize and not pool._queue.empty():  # noqa: SLF001
-            holder = pool._queue.get_nowait()  # noqa: SLF001
-            holder._maybe_cancel_inactive_callback()  # noqa: SLF001
-            pool._holders.remove(holder)  # noqa: SLF001
-            pool._queue._maxsize = max(len(pool._holders), pool._maxsize)  # noqa: SLF001
+        while len(pool._holders) > pool._maxsize and not pool._queue.empty():
+            holder = pool._queue.get_nowait()
+            holder._maybe_cancel_inactive_callback()
+            pool._holders.remove(holder)
+            pool._queue._maxsize = max(len(pool._holders), pool._maxsize)
             holder.terminate()

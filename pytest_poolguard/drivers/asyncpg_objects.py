@@ -1,4 +1,6 @@
-"""asyncpg's objects: how to refer to a pool, what stands for a connection, how to end one without its loop."""
+"""asyncpg's objects: how to refer to a pool, look at a connection, and end one without its loop."""
+
+# ruff: noqa: SLF001 - what is asked here, no public method tells
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Plumbing", "proxy_of", "reference", "terminate"]
+from pytest_poolguard.drivers.interface import State
+
+__all__ = ["Plumbing", "is_closing", "proxy_of", "reference", "state", "terminate"]
 
 
 def reference(pool: Any) -> Callable[[], Any]:
@@ -32,6 +36,24 @@ def reference(pool: Any) -> Callable[[], Any]:
 def proxy_of(connection: Any) -> Any:
     """What the holder of a connection has: a proxy, for as long as it is out."""
     return connection._proxy
+
+
+def is_closing(pool: Any) -> bool:
+    """Whether somebody has begun to close a pool; its own method came with asyncpg 0.28."""
+    return getattr(pool, "_closed", True) is not False or bool(pool._closing)
+
+
+def state(connection: Any) -> State:
+    """What asyncpg knows of a connection; of a transaction, not whether it has failed."""
+    try:
+        if connection.is_closed():
+            return State(closed=True, broken=not connection._aborted)
+        transaction = "idle in transaction" if connection.is_in_transaction() else "idle"
+        if connection._stmt_exclusive_section._acquired:
+            transaction = "active"
+        return State(int(connection.get_server_pid()), transaction)
+    except Exception:  # a mock, or a connection that breaks just now
+        return State()
 
 
 def terminate(connection: Any) -> None:

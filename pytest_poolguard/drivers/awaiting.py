@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any
 
-__all__ = ["splice"]
+__all__ = ["splice", "waiting_for"]
 
 #: Tasks that wait for each other, one after the other.
 CHAIN = 5
@@ -33,7 +33,7 @@ def splice(
     inserted: list[CodeType | int] = []
     holder = task
     for _ in range(CHAIN):
-        waiting = _waiting_for(holder, is_task)
+        waiting = waiting_for(holder, is_task)
         if waiting is None:
             return task
         holder = waiting
@@ -66,7 +66,7 @@ def _frames(task: Any) -> list[FrameType]:
     return frames[::-1]
 
 
-def _waiting_for(task: Any, is_task: Callable[[Any], bool]) -> Any:
+def waiting_for(task: Any, is_task: Callable[[Any], bool]) -> Any:
     """The task that is woken up when a task is done; None where no such task can be found."""
     level = [callback for callback, *_ in getattr(task, "_callbacks", None) or ()]
     seen = {id(task)}
@@ -91,4 +91,6 @@ def _references(callback: Any) -> list[Any]:
     if closure is not None:
         return [referent for cell in closure for referent in gc.get_referents(cell)]
     own = getattr(callback, "__self__", None)  # a bound method: a task's own way to be woken up
-    return [own] if own is not None else list(getattr(callback, "args", ()))
+    if own is not None:
+        return [own, getattr(own, "_parent_task", None)]  # the latter of an asyncio.TaskGroup
+    return list(getattr(callback, "args", ()))

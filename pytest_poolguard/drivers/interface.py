@@ -7,7 +7,8 @@ It knows no test framework. Nothing here imports a library: see ``imports``.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol
@@ -66,6 +67,14 @@ class Watch:
     on_unwatched: Callable[[str], None] = lambda _: None
     #: Who has connections of a pool, in lines of text.
     holders: Callable[[Pool], list[str]] = lambda _pool: []
+
+    @contextmanager
+    def noting(self, what: str) -> Iterator[None]:
+        """Keep exceptions of the driver's own from its caller; where speed matters, a ``try`` statement does."""
+        try:
+            yield
+        except Exception as error:
+            self.on_fault(f"noting {what}", error)
 
 
 class Driver(Protocol):

@@ -16,6 +16,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from sys import _getframe
 from types import ModuleType
 from typing import Any
 
@@ -24,8 +25,9 @@ from pytest_poolguard.drivers.gate import PAUSE, Gates, Way
 from pytest_poolguard.drivers.interface import State, Terms, Unsupported, Watch
 from pytest_poolguard.drivers.patching import Patches, class_tree
 from pytest_poolguard.drivers.supplies import async_connecting, connecting
+from pytest_poolguard.drivers.tasks import ASYNCHRONOUS, Waiter, note_task, waiter
 from pytest_poolguard.origin import Origin, capture, printable
-from pytest_poolguard.records import Checkout, Limits, Pool, Task
+from pytest_poolguard.records import Checkout, Limits, Pool
 
 __all__ = ["PsycopgPool"]
 
@@ -188,11 +190,12 @@ class PsycopgPool:
     def _watched_async_getconn(self, original: Callable[..., Any], error: type[Exception]) -> Callable[..., Any]:
         driver, watch, ledger = self, self._watch, self._watch.ledger
         asyncio = sys.modules["asyncio"]  # the library has imported it
-        current_task, sleep, starter = asyncio.current_task, asyncio.sleep, ledger.starter.get
+        current_task, sleep = asyncio.current_task, asyncio.sleep
 
         @functools.wraps(original)
         async def getconn(self: Any, timeout: float | None = None) -> Any:
             __tracebackhide__ = True
+            waiting = None if _getframe(1).f_code.co_flags & ASYNCHRONOUS else driver._waiter()
             limits = ledger.present.limits
             way = None
             if limits.max is not None or limits.timeout is not None:
@@ -209,7 +212,7 @@ class PsycopgPool:
                         )
                         task = current_task()
                         if checkout is not None and task is not None:
-                            checkout.task = Task(task, starter())
+                            note_task(checkout, task, ledger, waiting)
                     except Exception as fault:
                         watch.on_fault("noting a checkout", fault)
                 return connection
@@ -262,6 +265,14 @@ class PsycopgPool:
         return putconn
 
     # what they note
+
+    def _waiter(self) -> Waiter | None:
+        """Who waits for a call that a task was made for alone."""
+        try:
+            return waiter(self._watch.ledger) if self._watch.active else None
+        except Exception as error:
+            self._watch.on_fault("looking for who waits for a connection", error)
+            return None
 
     def _is_async(self, pool: Any) -> bool:
         module = self._module.get(True)
@@ -335,7 +346,7 @@ class PsycopgPool:
         """
         pool: Any = checkout.pool.ref()
         connection: Any = checkout.connection()
-        if checkout.task is None:
+        if checkout.task is None or checkout.task.is_blocking:
             self._reclaim(pool, connection)
             return
         loop = checkout.task.loop()

@@ -50,6 +50,11 @@ class Library:
     collects: bool = False  #: whether it takes back a connection that the garbage collector has found
 
     @property
+    def keeps(self) -> bool:
+        """Whether the pool keeps connections that nobody has."""
+        return "Null" not in self.pool_class
+
+    @property
     def refusal(self) -> str:
         """Begins a block in which the pool is given what is not its own."""
         return f"pytest.raises({self.refused})" if self.refused else "contextlib.nullcontext()"

@@ -397,3 +397,24 @@ def test_a_return_to_another_pool_is_none(run, lib):
     result.assert_outcomes(passed=1, failed=1)
     assert result.blamed == ["test_it[False]"]
     assert lib.other_pool in result.findings[0]["hint"]
+
+
+@pytest.mark.parametrize("closes", [True, False])
+def test_a_pool_that_is_never_closed_is_told_with_the_line_that_made_it(run, lib, closes):
+    result = run(
+        f"""
+kept = []
+
+{lib.define} test_it():
+    {lib.made(2)}
+    kept.append(pool)
+    conn = {lib.take}
+    {lib.give}
+    if {closes}:
+        {lib.close}
+"""
+    )
+    result.assert_outcomes(passed=1)
+    told = [(f["kind"], f["verdict"], f["backends"] > 0, f["acquired"]["text"]) for f in result.findings]
+    one = ("pool_not_closed", "warned", True, lib.made(2).splitlines()[0])
+    assert told == ([] if closes or not lib.keeps else [one])
