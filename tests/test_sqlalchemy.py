@@ -507,6 +507,29 @@ def test_it(inner):
     assert result.findings[0]["owner"]["name"] == "test_it"
 
 
+def test_an_asyncio_pool_on_a_pool_is_told_once(run):
+    result = run(
+        """
+import asyncpg
+
+@pytest.mark.parametrize("returns", [True, False])
+async def test_it(returns):
+    async with asyncpg.create_pool(DSN, min_size=1, max_size=2) as pool:
+        engine = create_async_engine("postgresql+asyncpg://", async_creator=pool.acquire)
+        conn = keep(await engine.connect())
+        await conn.execute(ONE)
+        if returns:
+            await conn.close()
+        await engine.dispose()
+        pool.terminate()
+""",
+        *ASYNC,
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    assert [f["library"] for f in result.findings if f["kind"] == "checked_out"] == ["sqlalchemy"]
+    assert result.blamed == ["test_it[False]"]
+
+
 NOTE = "only the garbage collector brought it back"
 
 

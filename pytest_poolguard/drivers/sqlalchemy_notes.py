@@ -14,7 +14,15 @@ from threading import get_ident
 from typing import Any
 
 from pytest_poolguard.drivers.interface import Watch
-from pytest_poolguard.drivers.sqlalchemy_sight import dialect_of, is_done, label_of, pool_of, replaced_by
+from pytest_poolguard.drivers.sqlalchemy_sight import (
+    dialect_of,
+    driver_connection,
+    is_done,
+    label_of,
+    pool_of,
+    replaced_by,
+    unwrapped,
+)
 from pytest_poolguard.drivers.sqlalchemy_words import PACKAGE
 from pytest_poolguard.origin import Origin, capture, capture_from
 from pytest_poolguard.records import Checkout, Opening, Owner, Pool, Task
@@ -106,7 +114,7 @@ class Notes:
                 pool = pool_of(entry)
                 record = self._watch.ledger.pool(pool) or self._new_pool(pool, entry)
                 if record is not None:
-                    self._watch.ledger.serve(entry.driver_connection, record)
+                    self._watch.ledger.serve(driver_connection(entry), record)
             except Exception as error:
                 self._watch.on_fault("noting a new connection", error)
 
@@ -119,7 +127,8 @@ class Notes:
                 if checkout is not None and (proxy is None or proxy._connection_record is not entry):  # noqa: SLF001
                     del self._out[id(entry)]  # else another thread has the place already
                     self._returned(checkout)
-                opening = ledger.opening(pool_of(entry)._dialect.get_driver_connection(dbapi_connection))  # noqa: SLF001
+                below = pool_of(entry)._dialect.get_driver_connection(dbapi_connection)  # noqa: SLF001
+                opening = ledger.opening(unwrapped(below))
                 if opening is not None and proxy is not None:
                     self._hand_over(opening)
             except Exception as error:
@@ -129,7 +138,7 @@ class Notes:
         """A pool closes a connection: if that is another pool's, whoever took it there answers for it again."""
         if self._watch.active:
             try:
-                inner = self._watch.ledger.held_by(entry.driver_connection)
+                inner = self._watch.ledger.held_by(driver_connection(entry))
                 if inner is not None:
                     inner.serves = None
             except Exception as error:

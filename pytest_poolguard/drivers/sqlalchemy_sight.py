@@ -28,6 +28,7 @@ __all__ = [
     "pool_of",
     "replaced_by",
     "state_of",
+    "unwrapped",
 ]
 
 #: What a pool without a dialect connects by, where that is PostgreSQL.
@@ -39,12 +40,17 @@ def pool_of(entry: Any) -> Any:
     return entry._ConnectionRecord__pool  # noqa: SLF001
 
 
-def driver_connection(proxy: Any) -> Any:
-    """The connection below a proxy, as its driver has it; None where it has none any more."""
+def driver_connection(holder: Any) -> Any:
+    """The connection below a proxy or an entry, as its driver has it; None where it has none any more."""
     try:
-        return proxy.driver_connection
+        return unwrapped(holder.driver_connection)
     except Exception:  # it is closed just now
         return None
+
+
+def unwrapped(connection: Any) -> Any:
+    """The connection inside of what a pool of asyncpg's hands out; any other as it is."""
+    return connection._con if hasattr(type(connection), "_con") else connection  # noqa: SLF001
 
 
 def held_in(thing: Any) -> list[Any]:
