@@ -175,6 +175,51 @@ def test_it(session, number):
     ).assert_silent(passed=3)
 
 
+def test_ordinary_use_is_silent(run):
+    run(
+        """
+from sqlalchemy import Column, Integer, MetaData, Table, inspect
+
+def test_sync(engine, poolguard):
+    metadata = MetaData()
+    table = Table("poolguard_ordinary", metadata, Column("number", Integer))
+    metadata.create_all(engine)
+    with engine.begin() as conn:
+        conn.execute(table.insert(), [{"number": 1}, {"number": 2}])
+    assert inspect(engine).has_table("poolguard_ordinary")
+    with sessionmaker(engine).begin() as session:
+        with session.begin_nested():
+            assert len(session.query(table).yield_per(1).all()) == 2
+    session = Session(engine)
+    session.execute(table.select())
+    session.commit()  # which returns the connection, too
+    assert poolguard.checked_out == 0
+    with Session(engine) as session, pytest.raises(exc.ProgrammingError):
+        session.execute(text("no SQL"))
+    session = scoped_session(sessionmaker(engine))
+    session.execute(ONE)
+    session.remove()
+    metadata.drop_all(engine)
+
+async def test_async(poolguard):
+    engine = create_async_engine(URL.format("asyncpg"))
+    async with engine.begin() as conn:
+        await conn.run_sync(lambda conn: inspect(conn).get_table_names())
+    async with async_sessionmaker(engine).begin() as session:
+        await session.execute(ONE)
+    async with engine.connect() as conn:
+        async for row in await conn.stream(text("SELECT generate_series(1, 3)")):
+            pass
+    with pytest.raises(asyncio.TimeoutError):
+        async with AsyncSession(engine) as session:
+            await asyncio.wait_for(session.execute(text("SELECT pg_sleep(20)")), 0.1)
+    assert poolguard.checked_out == 0
+    await engine.dispose()
+""",
+        *ASYNC,
+    ).assert_silent(passed=2)
+
+
 @pytest.mark.parametrize(
     ("make", "end"),
     [
@@ -634,18 +679,22 @@ def test_an_engine_that_was_collected_is_kept_by_nobody(run):
         """
 import weakref
 
-def test_it():
+@pytest.mark.parametrize("disposes", [True, False])
+def test_it(disposes):
     engine = create_engine(URL.format("psycopg2"))
-    with engine.connect() as conn:
-        conn.execute(ONE)
-    pool, proxy = weakref.ref(engine.pool), weakref.ref(engine.raw_connection())
-    engine.raw_connection().close()
-    engine.dispose()
-    del engine, conn
+    proxy = engine.raw_connection()
+    proxies = weakref.ref(proxy)
+    proxy.close()
+    with Session(engine) as session:
+        session.execute(ONE)
+    if disposes:
+        engine.dispose()
+    pools, entries = weakref.ref(engine.pool), weakref.ref(engine.pool.connect()._connection_record)
+    del engine, session, proxy
     gc.collect()
-    assert pool() is proxy() is None
+    assert pools() is proxies() is entries() is None
 """
-    )
+    ).assert_outcomes(passed=2)
 
 
 def test_a_listener_that_refuses_a_connection_leaves_nothing_out(run):
@@ -796,6 +845,50 @@ def test_late(engine, poolguard):
     )
     run_.assert_outcomes(passed=1, failed=1)
     assert run_.blamed == ["test_leaks"]
+
+
+def test_a_loop_in_another_thread_gets_its_place_back_and_may_return_late(run):
+    result = run(
+        """
+@pytest.fixture(scope="module")
+def do():
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    yield lambda coroutine: asyncio.run_coroutine_threadsafe(coroutine, loop).result(20)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+@pytest.fixture(scope="module")
+def engine(do):
+    engine = create_async_engine(URL.format("asyncpg"), pool_size=1, max_overflow=0, pool_timeout=10)
+    yield engine
+    do(engine.dispose())
+
+def test_late(do, engine):
+    async def work():
+        conn = await engine.connect()
+        kept.append(asyncio.create_task(give_back(conn)))
+    async def give_back(conn):
+        await asyncio.sleep(0.2)
+        await conn.close()
+    do(work())
+
+def test_leaks(do, engine):
+    async def work():
+        keep(await engine.connect())
+    do(work())
+
+def test_next(do, engine):
+    async def work():
+        async with engine.connect() as conn:
+            await conn.execute(ONE)
+    do(work())
+"""
+    )
+    result.assert_outcomes(passed=2, failed=1)
+    assert result.blamed == ["test_leaks"]
 
 
 def test_everything_is_undone_and_the_applications_listeners_stay(run):
