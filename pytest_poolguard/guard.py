@@ -249,7 +249,9 @@ class Guard:
         self.tally.taken = self.ledger.taken
         self._find_leftovers()
         self._found_outside(self.unclosed.end_session())
-        open_pools = [pool for pool in self.ledger.pools() if pool.is_open() and not pool.told]
+        open_pools = [
+            pool for pool in self.ledger.pools() if pool.is_open() and not (pool.told or pool.was_closed)
+        ]
         idle = [(self.describe.made(pool), pool.driver.idle(pool.ref())) for pool in open_pools]
         self.tally.open_pools = [(place, count) for place, count in idle if count]
         self._find_misspelt_modules()

@@ -79,7 +79,12 @@ class Watch:
 
 
 class Driver(Protocol):
-    """One library."""
+    """One library.
+
+    One whose pools hand out objects of their own for a driver's connections, or let sessions hold them, may have
+    three methods besides: ``driver_connection(connection)`` is the one below, ``held_in(thing)`` the connections
+    that an object of the library's holds deep inside, ``terms_of(checkout)`` the words for what took this one.
+    """
 
     #: The library's name, as in the report.
     library: str

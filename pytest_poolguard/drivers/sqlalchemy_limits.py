@@ -23,11 +23,11 @@ PAUSE = 0.005
 
 
 class Limited:
-    """Replaces the method by which connections are taken; ``watches`` tells whether a pool is watched."""
+    """Replaces the method by which connections are taken."""
 
-    def __init__(self, watch: Watch, watches: Callable[[Any], bool]) -> None:
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
         self._ledger = watch.ledger
-        self._watches = watches
         self._gates: weakref.WeakKeyDictionary[Any, _Gate] = weakref.WeakKeyDictionary()
 
     def patch(self, pools: Any, patches: Patches) -> None:
@@ -48,6 +48,10 @@ class Limited:
             return limited._connect(original, self, limits)
 
         return connect
+
+    def _watches(self, pool: Any) -> bool:
+        name = getattr(pool._dialect, "name", "")  # noqa: SLF001
+        return name in self._watch.dialects if name else self._ledger.pool(pool) is not None
 
     def _connect(self, original: Callable[..., Any], pool: Any, limits: Limits) -> Any:
         __tracebackhide__ = True

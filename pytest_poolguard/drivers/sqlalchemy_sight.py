@@ -7,6 +7,7 @@ An entry is a pool's own record of one connection (``ConnectionPoolEntry``), a p
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
@@ -28,8 +29,13 @@ __all__ = [
     "pool_of",
     "replaced_by",
     "state_of",
+    "unwrapped",
 ]
 
+#: The source files of SQLAlchemy's pools.
+POOLS = (os.path.join("sqlalchemy", "pool", "base.py"), os.path.join("sqlalchemy", "pool", "impl.py"))
+#: Frames to look at for what makes a pool: constructors of subclasses are among them.
+AROUND = 12
 #: What a pool without a dialect connects by, where that is PostgreSQL.
 POSTGRESQL = frozenset({"asyncpg", "pg8000", "psycopg", "psycopg2"})
 
@@ -39,12 +45,17 @@ def pool_of(entry: Any) -> Any:
     return entry._ConnectionRecord__pool  # noqa: SLF001
 
 
-def driver_connection(proxy: Any) -> Any:
-    """The connection below a proxy, as its driver has it; None where it has none any more."""
+def driver_connection(holder: Any) -> Any:
+    """The connection below a proxy or an entry, as its driver has it; None where it has none any more."""
     try:
-        return proxy.driver_connection
+        return unwrapped(holder.driver_connection)
     except Exception:  # it is closed just now
         return None
+
+
+def unwrapped(connection: Any) -> Any:
+    """The connection inside of what a pool of asyncpg's hands out; any other as it is."""
+    return connection._con if hasattr(type(connection), "_con") else connection  # noqa: SLF001
 
 
 def held_in(thing: Any) -> list[Any]:
@@ -111,11 +122,15 @@ def label_of(pool: Any) -> str:
 def replaced_by(pool: Any) -> Any:
     """The pool that a new one takes the place of, while it is made: ``Engine.dispose()`` makes a new one."""
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001
-    while frame is not None and frame.f_code.co_name != "recreate":
-        if frame.f_locals.get("self") is not pool and frame.f_code.co_name == "create_engine":
-            return None
+    for _ in range(AROUND):
+        if frame is None:
+            break
+        if frame.f_code.co_name == "recreate" and frame.f_code.co_filename.endswith(POOLS):
+            # No other frame's: a frame keeps what it was once asked for.
+            old = frame.f_locals.get("self")
+            return old if old is not pool else None
         frame = frame.f_back
-    return frame.f_locals.get("self") if frame is not None else None
+    return None
 
 
 def idle_entries(pool: Any) -> list[Any]:

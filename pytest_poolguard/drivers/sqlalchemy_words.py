@@ -8,7 +8,7 @@ from typing import Any
 from pytest_poolguard.drivers.interface import Terms
 from pytest_poolguard.records import Checkout
 
-__all__ = ["terms_of"]
+__all__ = ["PACKAGE", "terms_of"]
 
 #: The part of a source file's name that makes it one of SQLAlchemy's.
 PACKAGE = f"{os.sep}sqlalchemy{os.sep}"
