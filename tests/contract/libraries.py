@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["LIBRARIES", "Library"]
+import pytest
+
+__all__ = ["LIBRARIES", "Library", "where"]
 
 HEADER = """
 import asyncio, contextlib, gc, os, threading, time
@@ -201,3 +205,9 @@ LIBRARIES = (
     _sqlalchemy("AsyncAdaptedQueuePool", "asyncpg", is_async=True),
     _sqlalchemy("NullPool", "psycopg", is_async=True),
 )
+
+
+def where(applies: Callable[[Library], Any]) -> pytest.MarkDecorator:
+    """Run a test for those libraries only to which it applies."""
+    those = [library for library in LIBRARIES if applies(library)]
+    return pytest.mark.parametrize("lib", those, ids=lambda library: f"{library.name}-{library.pool_class}")

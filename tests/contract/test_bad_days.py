@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-# C extensions, which can't be imported anew for every inner run
-import psycopg  # noqa: F401
-import psycopg_pool  # noqa: F401
 import pytest
 
-from contract.libraries import LIBRARIES, Library
+from contract.libraries import where
 
 #: Cuts a connection's line to its server, from the server's end: a socket that is dead.
 CUT = """
@@ -24,28 +19,11 @@ def cut(pid):
 """
 
 
-@pytest.fixture(params=LIBRARIES, ids=lambda library: f"{library.name}-{library.pool_class}")
-def lib(request) -> Library:
-    return request.param
-
-
-@pytest.fixture
-def run(suite, lib) -> Callable:
-    """Run a suite that has a module-scoped ``pool`` of 2."""
-
-    # Python 3.11 breaks where greenlets are collected while it parses (python/cpython#106905): not this process.
-    has_greenlets = lib.is_async and lib.collects
-
-    def run(source: str, *args: str, size: int = 2, subprocess: bool = has_greenlets):
-        return suite.run(source, *lib.arguments, *args, header=lib.header(size) + CUT, subprocess=subprocess)
-
-    return run
-
-
 def test_a_connection_whose_socket_is_dead_is_judged_like_any_other(run, lib):
     """A leak of it is told and its slot is free again; what the pool makes of its return is the pool's."""
     result = run(
-        f"""
+        CUT
+        + f"""
 kept = []
 
 {lib.define} test_leaks(pool):
@@ -75,9 +53,8 @@ kept = []
     result.result.assert_outcomes(passed=3 - len(result.blamed), failed=len(result.blamed))
 
 
+@where(lambda library: library.is_async)
 def test_a_loop_that_is_closed_when_its_leak_is_reclaimed(run, lib):
-    if not lib.is_async:
-        pytest.skip("it needs no loop")
     result = run(
         f"""
 kept = []
@@ -98,9 +75,8 @@ def test_next(): pass
     assert result.blamed == ["test_leaks"]
 
 
+@where(lambda library: not library.is_async)
 def test_a_pool_that_atexit_closes(run, lib):
-    if lib.is_async:
-        pytest.skip("atexit runs no loop")
     result = run(
         f"""
 import atexit

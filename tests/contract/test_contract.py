@@ -2,39 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-# C extensions, which can't be imported anew for every inner run
-import asyncpg  # noqa: F401
-import greenlet  # noqa: F401
-import psycopg  # noqa: F401
-import psycopg_pool  # noqa: F401
 import pytest
-import sqlalchemy.dialects.postgresql
-import sqlalchemy.ext.asyncio  # noqa: F401
 
-from contract.libraries import LIBRARIES, Library
-
-
-@pytest.fixture(params=LIBRARIES, ids=lambda library: library.pool_class)
-def lib(request) -> Library:
-    return request.param
-
-
-@pytest.fixture
-def bounded(lib):
-    if not lib.exhausted:
-        pytest.skip("it hands out as many as it is asked for")
-
-
-@pytest.fixture
-def run(suite, lib) -> Callable:
-    """Run a suite that has a module-scoped ``pool`` of 2."""
-
-    def run(source: str, *args: str, size: int = 2):
-        return suite.run(source, *lib.arguments, *args, header=lib.header(size))
-
-    return run
+from contract.libraries import where
 
 
 def test_what_is_returned_is_no_leak(run, lib):
@@ -178,7 +148,7 @@ def test_what_is_returned_after_its_pool_was_closed_is_no_leak(run, lib):
     assert result.blamed == ["test_it[False]"]
 
 
-@pytest.mark.usefixtures("bounded")
+@where(lambda library: library.exhausted)
 def test_an_exhausted_pool_raises_its_own_error(run, lib):
     run(
         f"""
@@ -193,7 +163,7 @@ def test_an_exhausted_pool_raises_its_own_error(run, lib):
     ).assert_silent(passed=1)
 
 
-@pytest.mark.usefixtures("bounded")
+@where(lambda library: library.exhausted)
 def test_max_makes_a_pool_smaller_and_bigger_and_gives_its_size_back(run, lib):
     run(
         f"""
@@ -220,7 +190,7 @@ def test_max_makes_a_pool_smaller_and_bigger_and_gives_its_size_back(run, lib):
     ).assert_silent(passed=3)
 
 
-@pytest.mark.usefixtures("bounded")
+@where(lambda library: library.exhausted)
 def test_timeout_ends_a_wait_with_the_pools_own_error(run, lib):
     run(
         f"""
@@ -238,7 +208,7 @@ def test_timeout_ends_a_wait_with_the_pools_own_error(run, lib):
     ).assert_silent(passed=2)
 
 
-@pytest.mark.usefixtures("bounded")
+@where(lambda library: library.exhausted)
 def test_timeout_holds_for_a_pool_that_max_keeps_full(run, lib):
     run(
         f"""
@@ -284,11 +254,16 @@ def test_leaks_that_are_expected_fail_nothing(run, lib):
     assert [f["verdict"] for f in result.findings] == ["expected"]
 
 
-@pytest.mark.parametrize("kept", [True, False], ids=["kept", "collected"])
-def test_after_the_report_the_slot_is_free_and_the_backend_gone(run, lib, kept):
-    """Whether the connection is still there, or was collected while it was out: its slot is in use either way."""
-    if lib.collects and not kept:
-        pytest.skip("it has its slot back then, and the connection, too")
+def test_after_the_report_the_slot_is_free_and_the_backend_gone(run, lib):
+    frees_its_slot(run, lib, kept=True)
+
+
+@where(lambda library: not library.collects)
+def test_what_is_collected_while_it_is_out_is_a_leak_and_its_slot_is_freed(run, lib):
+    frees_its_slot(run, lib, kept=False)
+
+
+def frees_its_slot(run, lib, *, kept):
     result = run(
         f"""
 kept, pids = [], []
@@ -317,7 +292,7 @@ kept, pids = [], []
     assert result.blamed == ["test_leaks"]
 
 
-@pytest.mark.usefixtures("bounded")
+@where(lambda library: library.exhausted)
 def test_a_return_that_comes_after_the_report_disturbs_nobody(run, lib):
     result = run(
         f"""
@@ -341,7 +316,7 @@ kept = []
     assert result.blamed == ["test_leaks"]
 
 
-@pytest.mark.usefixtures("bounded")
+@where(lambda library: library.exhausted)
 def test_warn_reclaims_nothing(run, lib):
     result = run(
         f"""
@@ -374,9 +349,8 @@ def test_a_second_return_is_the_pools_to_refuse(run, lib):
     ).assert_silent(passed=1)
 
 
+@where(lambda library: library.other_pool)
 def test_a_return_to_another_pool_is_none(run, lib):
-    if not lib.other_pool:
-        pytest.skip("its connections know their pool")
     result = run(
         f"""
 @pytest.mark.parametrize("returns", [True, False])
