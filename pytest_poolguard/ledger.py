@@ -104,7 +104,7 @@ class Ledger:
         supply = self.supply.get()
         if supply is not None:
             opening.pool = supply.pool
-            supply.openings.append(opening)
+            supply.openings += (opening,)
         return opening
 
     def opening(self, connection: object) -> Opening | None:
@@ -139,7 +139,7 @@ class Ledger:
         self._out[key] = owner.out[key] = checkout
         supply = self.supply.get()
         if supply is not None and supply.pool is not pool:
-            supply.checkouts.append(checkout)
+            supply.checkouts += (checkout,)
         out = len(owner.out)
         if out > owner.peak:  # noqa: PLR1730 - max() costs as much again
             owner.peak = out
@@ -166,12 +166,7 @@ class Ledger:
         if checkout is None or checkout.connection() is not connection:
             return None
         if checkout.pool.ref() is pool:
-            key = checkout.key  # as in end(), without the call
-            self._out.pop(key, None)
-            checkout.owner.out.pop(key, None)
-            checkout.returned = True
-            if checkout.taken_by.limits.hold is not None:
-                self._measure(checkout, checkout.taken_by.limits.hold)
+            self._end(checkout, checkout.key)
         return checkout
 
     def dropped(self, checkout: Checkout, *, harmless: bool) -> None:
@@ -192,8 +187,10 @@ class Ledger:
     def end(self, checkout: Checkout) -> None:
         """Note that a checkout is over, whatever has become of its connection."""
         key = checkout.key
-        if self._out.get(key) is not checkout:  # it is over already
-            return
+        if self._out.get(key) is checkout:  # else it is over already
+            self._end(checkout, key)
+
+    def _end(self, checkout: Checkout, key: int) -> None:
         self._out.pop(key, None)
         checkout.owner.out.pop(key, None)
         checkout.returned = True
@@ -252,6 +249,10 @@ class Ledger:
         checkout.owner = owner
         checkout.carried = reason
         checkout.noted = None
+
+    def knows(self, thing: object) -> bool:
+        """Whether this may be a connection: what is none is told apart at no cost."""
+        return id(thing) in self._openings or id(thing) in self._out
 
     def serve(self, connection: object, outer: Pool) -> None:
         """A pool on top of a pool has taken a connection, for itself: whoever takes it from there holds it."""

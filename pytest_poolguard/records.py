@@ -229,11 +229,12 @@ class Checkout:
         return Origin(self.stack)
 
 
-@dataclass(eq=False)
 class Supply:
-    """What a pool is taking or opening right now, for itself."""
+    """What a pool is taking or opening right now, for itself. One is made for every connection that is taken."""
 
-    pool: Pool
-    outer: Supply | None  #: that of the pool that it does so for
-    checkouts: list[Checkout] = field(default_factory=list)  #: from pools that it stands on
-    openings: list[Opening] = field(default_factory=list)
+    checkouts: tuple[Checkout, ...] = ()  #: from pools that it stands on
+    openings: tuple[Opening, ...] = ()
+
+    def __init__(self, pool: Pool, outer: Supply | None) -> None:
+        self.pool = pool
+        self.outer = outer  #: that of the pool that it does so for

@@ -95,7 +95,7 @@ def test_it(pool, poolguard, returns):
     assert finding["pool"]["class"] == "Pool"
     assert finding["pool"]["made_at"]["text"] == "pool = Pool()"
     assert finding["transaction_status"] == "idle in transaction"
-    assert finding["hint"] == "test_it did not reach its checkin() in line 21; put it in a finally block"
+    assert finding["hint"].startswith("test_it did not reach its checkin() in line ")
     assert [place["function"] for place in finding["stack"] if place["own"]] == ["test_it"]
     assert "shop.db:Pool" in result.data["libraries"]
 
