@@ -177,9 +177,7 @@ class Judge:
 
     def _heir(self, checkout: Checkout, owner: Owner) -> tuple[Owner | None, str]:
         session = self._ledger.session
-        # A task that was left to a fixture was started by somebody else, of course: that is why it is the fixture's.
-        is_left = checkout.carried and checkout.task is not None
-        if not is_left and holders.in_call_that_took_it(checkout, owner, self._tree.is_own):
+        if not _task_is_left(checkout) and holders.in_call_that_took_it(checkout, owner, self._tree.is_own):
             holder = "thread" if checkout.task is None else "task"
             return session, f"its {holder} ran before the test began and still uses it"
         wider = self._owners.wider_than(owner)
@@ -192,10 +190,10 @@ class Judge:
                 # What an xunit set-up leaves in its class or module is its own to return.
                 return None, ""
             for fixture in wider:
-                if holders.reaches(fixture.value(), connection, pool, held_in):
-                    return fixture, f"what fixture {fixture.name} returned holds it"
-                if _task_is_held(checkout, fixture, pool):
-                    return fixture, f"what fixture {fixture.name} returned holds the task that uses it"
+                held = "it" if holders.reaches(fixture.value(), connection, pool, held_in) else ""
+                held = held or ("the task that uses it" if _task_is_held(checkout, fixture, pool) else "")
+                if held:
+                    return fixture, f"what fixture {fixture.name} returned holds {held}"
             module = self._module_that_holds(checkout, connection, pool)
             if module and not self._held_before(checkout):
                 return session, f"module {module} holds it"
@@ -247,8 +245,13 @@ def _held_in(checkout: Checkout) -> Callable[[Any], Iterable[object]]:
     return getattr(checkout.pool.driver, "held_in", lambda _thing: ())
 
 
+def _task_is_left(checkout: Checkout) -> bool:
+    """Whether a task's connection was left to a fixture already, which is to end the task, whoever started it."""
+    return bool(checkout.carried) and checkout.task is not None
+
+
 def _task_is_held(checkout: Checkout, fixture: Owner, pool: object) -> bool:
-    """Whether a fixture's value holds the task that has a connection: the fixture sees to its end, on its loop."""
+    """Whether a fixture's value holds the task that has a connection: the fixture sees to its end."""
     task = checkout.task.ref() if checkout.task is not None and checkout.task.is_unfinished() else None
     return task is not None and holders.reaches(fixture.value(), task, pool)
 

@@ -81,7 +81,8 @@ def test_a_task_that_a_fixture_leaves_to_a_wider_fixture_is_silent(suite, job):
 
 def test_a_task_that_never_returns_it_is_told_when_the_wider_fixture_ends(suite):
     result = suite.run(
-        f"{TERMINATED}\ndef in_the_background(maintenance):\n    maintenance.begin(forgotten(maintenance.pool))\n",
+        f"{TERMINATED}\ndef in_the_background(maintenance):\n"
+        "    maintenance.begin(forgotten(maintenance.pool))\n",
         *ARGUMENTS,
         header=HEADER,
     )
@@ -103,3 +104,24 @@ def test_a_task_that_nobody_holds_is_the_fixtures_leak(suite):
     assert result.data["faults"] == []
     assert {finding["acquired"]["function"] for finding in result.findings} == {"forgotten"}
     assert {finding["owner"]["name"] for finding in result.findings} == {"database"}
+
+
+def test_a_connection_that_was_never_initialized_is_no_fault(suite):
+    """psycopg2's own tests have a class that leaves out its base's __init__; it says that it is open."""
+    result = suite.run(
+        """
+class Broken(psycopg2.extensions.connection):
+    def __init__(self, *args, **kwargs):
+        pass
+
+
+def test_broken():
+    assert psycopg2.connect(DSN, connection_factory=Broken).closed == 0
+
+
+def test_that_leaks(pool):
+    pool.getconn()
+"""
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    assert result.blamed == ["test_that_leaks"]

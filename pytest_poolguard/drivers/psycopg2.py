@@ -263,10 +263,13 @@ class Psycopg2:
         return functools.partial(ask, line, parameters(info, info.dsn_parameters))
 
     def _is_real(self, connection: Any) -> bool:
-        """Whether this is a live connection to a server, not a mock of one or one that is still connecting."""
+        """Whether this is a live connection to a server, not a mock of one or one that is still connecting.
+
+        A subclass that never calls its base's ``__init__`` is not closed either: libpq's own status tells.
+        """
         extensions = getattr(self._psycopg2, "extensions", None)
         real = extensions is not None and isinstance(connection, extensions.connection)
-        return bool(real and not connection.closed and not connection.async_)
+        return bool(real and not connection.closed and not connection.async_ and connection.info.status == 0)
 
     # reclaiming
 
