@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_poolguard.drivers.psycopg2 import TERMS
+from pytest_poolguard.drivers.psycopg2.driver import TERMS
 from pytest_poolguard.hints import Hints
 from pytest_poolguard.origin import Origin, SourceTree, capture
 from pytest_poolguard.source import Source, calls, read

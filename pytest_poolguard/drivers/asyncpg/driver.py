@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
-from pytest_poolguard.drivers.asyncpg_limits import Limited
-from pytest_poolguard.drivers.asyncpg_notes import Notes
-from pytest_poolguard.drivers.asyncpg_objects import is_closing, state, terminate
+from pytest_poolguard.drivers.asyncpg.limits import Limited
+from pytest_poolguard.drivers.asyncpg.notes import Notes
+from pytest_poolguard.drivers.asyncpg.objects import is_closing, state, terminate
 from pytest_poolguard.drivers.interface import State, Terms, Unsupported, Watch
 from pytest_poolguard.drivers.patching import Patches, class_tree
 from pytest_poolguard.records import Checkout

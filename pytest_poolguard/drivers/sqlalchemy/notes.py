@@ -14,7 +14,7 @@ from threading import get_ident
 from typing import Any
 
 from pytest_poolguard.drivers.interface import Watch
-from pytest_poolguard.drivers.sqlalchemy_sight import (
+from pytest_poolguard.drivers.sqlalchemy.sight import (
     dialect_of,
     driver_connection,
     is_done,
@@ -23,7 +23,7 @@ from pytest_poolguard.drivers.sqlalchemy_sight import (
     replaced_by,
     unwrapped,
 )
-from pytest_poolguard.drivers.sqlalchemy_words import PACKAGE
+from pytest_poolguard.drivers.sqlalchemy.words import PACKAGE
 from pytest_poolguard.origin import Origin, capture, capture_from
 from pytest_poolguard.records import Checkout, Opening, Owner, Pool, Task
 
