@@ -22,7 +22,7 @@ from pytest_poolguard.drivers.psycopg2 import Psycopg2
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.records import Owner
 
-__all__ = ["rows"]
+__all__ = ["DEPTH", "copy_of", "rows"]
 
 #: Frames of the user's between pytest's, where the capture stops, and the pool's.
 DEPTH = 10
@@ -66,7 +66,7 @@ class Variant:
         self.pairs = PAIRS[name]
         self._callers: dict[str, Any] = {"now": time.perf_counter, "boundary": boundary}
         exec(compile(CALLERS, __file__, "exec"), self._callers)
-        library = _copy_of("psycopg2.pool")
+        library = copy_of("psycopg2.pool")
         self.patched = patch(library, frozenset({boundary.__code__.co_filename}))
         self.pool = fill(getattr(library, pool_class)(0, 10), 1)
 
@@ -95,7 +95,8 @@ class Variant:
         return seen[0]
 
 
-def _copy_of(name: str) -> ModuleType:
+def copy_of(name: str) -> ModuleType:
+    """Make a module of its own from a library's source."""
     spec = importlib.util.find_spec(name)
     if spec is None or spec.loader is None:
         raise ModuleNotFoundError(name)

@@ -8,12 +8,17 @@ import os
 import platform
 import sys
 
+import asyncpg
+import asyncpg_pairs
 import pairs
 import psycopg2
+import psycopg_pool_pairs
 import pytest
 import sqlalchemy_pairs
 import suites
 from rows import table
+
+PAIRS = (pairs, psycopg_pool_pairs, asyncpg_pairs, sqlalchemy_pairs)
 
 
 def main() -> int:
@@ -22,13 +27,14 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="exit with 1 if a limit is exceeded")
     parser.add_argument("--pair-rounds", type=int, default=400, metavar="N", help="default: %(default)s")
     parser.add_argument("--suite-rounds", type=int, default=30, metavar="N", help="default: %(default)s")
-    parser.add_argument("--only", choices=("pairs", "sqlalchemy", "empty", "database"), help="measure a part")
+    parser.add_argument("--only", choices=("pairs", "empty", "database"), help="measure a part")
     arguments = parser.parse_args()
 
     print(
         f"pytest-poolguard {importlib.metadata.version('pytest-poolguard')}, "
         f"{platform.python_implementation()} {platform.python_version()}, "
-        f"psycopg2 {psycopg2.__version__.split()[0]}, pytest {pytest.__version__}, "
+        f"psycopg2 {psycopg2.__version__.split()[0]}, asyncpg {asyncpg.__version__}, "
+        f"pytest {pytest.__version__}, "
         f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors"
     )
     print(
@@ -36,8 +42,7 @@ def main() -> int:
         f"runs: processor time, medians of {arguments.suite_rounds} rounds, ± one standard error\n"
     )
     measures = {
-        "pairs": lambda: pairs.rows(arguments.pair_rounds),
-        "sqlalchemy": lambda: sqlalchemy_pairs.rows(arguments.pair_rounds),
+        "pairs": lambda: [row for library in PAIRS for row in library.rows(arguments.pair_rounds)],
         "empty": lambda: suites.empty_rows(arguments.suite_rounds),
         "database": lambda: suites.database_rows(arguments.suite_rounds),
     }

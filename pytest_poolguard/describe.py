@@ -10,6 +10,7 @@ from typing import Any
 from pytest_poolguard.drivers.interface import State, Terms
 from pytest_poolguard.findings import (
     CHECKED_OUT,
+    DIRTY_RETURN,
     HELD_TOO_LONG,
     NOT_CLOSED,
     POOL_NOT_CLOSED,
@@ -75,6 +76,15 @@ class Describe:
             finding.note = f"{checkout.carried}, and {finding.note}"
         if checkout.carried or checkout.dropped == "harmless":
             finding.verdict = WARNED
+        return finding
+
+    def dirty(self, checkout: Checkout) -> Finding:
+        """A connection that was given back in the middle of a transaction that wrote."""
+        finding = self._checkout(DIRTY_RETURN, checkout)
+        give = checkout.pool.terms.give
+        if checkout.returned_at is not None:
+            finding.returned_at = self._tree.site(checkout.returned_at)
+        finding.hint = f"commit() before {give}(), or rollback() if that was meant"
         return finding
 
     def overdue(self, checkout: Checkout) -> Finding:

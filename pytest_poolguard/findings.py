@@ -15,6 +15,7 @@ from pytest_poolguard.origin import Place
 
 __all__ = [
     "CHECKED_OUT",
+    "DIRTY_RETURN",
     "EXPECTED",
     "FAILED",
     "HELD_TOO_LONG",
@@ -33,6 +34,7 @@ __all__ = [
 # kinds
 CHECKED_OUT = "checked_out"
 HELD_TOO_LONG = "held_too_long"
+DIRTY_RETURN = "dirty_return"
 NOT_CLOSED = "not_closed"
 POOL_NOT_CLOSED = "pool_not_closed"
 SERVER_BACKEND = "server_backend"
@@ -51,6 +53,7 @@ class Words(NamedTuple):
 WORDS = {
     CHECKED_OUT: Words("never returned", "leak", "leaks"),
     HELD_TOO_LONG: Words("held too long", "held too long", "held too long", "held too long"),
+    DIRTY_RETURN: Words("returned uncommitted", "dirty return", "dirty returns", "returned uncommitted"),
     NOT_CLOSED: Words("never closed", "connection not closed", "connections not closed", "not closed"),
     POOL_NOT_CLOSED: Words("never closed", "pool not closed", "pools not closed", "pool not closed", "pool"),
     SERVER_BACKEND: Words("left open", "connection left on the server", "connections left on the server"),
@@ -81,6 +84,7 @@ class Finding:
     called_from: Place | None = None  #: who got it from there and should have returned it, if that is another
     stack: list[Place] = field(default_factory=list)  #: outermost first
     closed_at: Place | None = None  #: where its pool was closed while it was out
+    returned_at: Place | None = None  #: where it was given back, for a ``dirty_return``
     thread: str = "MainThread"
     task: str = ""  #: the name of an asyncio task; empty for code that is not asynchronous
     thread_place: Place | None = None  #: where a holder, thread or task, that still runs is now
@@ -146,7 +150,7 @@ class Finding:
             given[f"owner_{name}"] = value
         pool = given.pop("pool")
         given.update(pool=pool["name"], pool_made=pool["made_at"], pool_first_used=pool["first_used"])
-        for name in ("pool_made", "acquired", "called_from", "closed_at", "thread_place"):
+        for name in ("pool_made", "acquired", "called_from", "closed_at", "returned_at", "thread_place"):
             if given[name] is not None:
                 given[name] = Place(**given[name])
         given["stack"] = [Place(**place) for place in given["stack"]]

@@ -43,6 +43,7 @@ class Guard:
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self.settings = settings
+        self._process = os.getpid()
         self.is_controller = False  #: of an xdist run: it runs no test itself
         self.tally = Tally()
         self.clock = Clock()
@@ -82,6 +83,7 @@ class Guard:
             self.lose_the_books,
             self._connected,
             settings.dialects,
+            dirty_returns=settings.dirty_returns != "off",
             on_unwatched=self.tally.unwatched.append,
             holders=self.describe.holders,
         )
@@ -108,7 +110,9 @@ class Guard:
             for folder in getattr(sys.modules.get(driver.library), "__path__", ()):
                 self._tree.fold(folder)
         except Exception as error:
-            self.tally.unwatched.append(f"{_known(driver)} is not watched: {printable(str(error))}")
+            text = f"{_known(driver)} is not watched: {printable(str(error))}"
+            if text not in self.tally.unwatched:
+                self.tally.unwatched.append(text)
             return
         known = _known(driver)
         if known not in self.tally.patched:
@@ -118,6 +122,11 @@ class Guard:
         """Let a driver of the suite's own report to this run."""
         driver.begin(self.watch)
         self.added.append(driver)
+
+    @property
+    def is_in_a_fork(self) -> bool:
+        """Whether this is a fork that goes on as a second run: what it has is its parent's to judge."""
+        return os.getpid() != self._process
 
     def stop(self) -> None:
         """Watch no longer, and give everything back as it was."""
@@ -160,20 +169,37 @@ class Guard:
         self.found = []
         self.test_failed = False
         self.ledger.overdue = []
+        self.ledger.dirty = []
         self.expected = expectations(item)
         self.owners.begin_test(item, self.expected.limits(self.settings.timeout))
 
     def end_test(self) -> None:
         """A test's teardown is over."""
+        if self.is_in_a_fork:
+            self.ledger.forget()
+            self.expected = Expectations()
         self.found += [self.describe.overdue(checkout) for checkout in self.ledger.overdue]
+        self.found += self._dirty_returns()
         self.owners.end_test()
 
+    def _dirty_returns(self) -> list[Finding]:
+        """What was given back in the middle of a transaction since the last test."""
+        returned, self.ledger.dirty = self.ledger.dirty, []
+        findings = [self.describe.dirty(checkout) for checkout in returned]
+        for finding in findings:
+            finding.verdict = FAILED if self.settings.dirty_returns == "fail" else WARNED
+        return findings
+
     def _test_ends(self, test: Owner) -> None:
+        if self.is_in_a_fork:
+            return
         with self.shield("looking at a test's connections"):
             self.judge.look(test)
             self.unclosed.look(test)
 
     def _owner_ended(self, owner: Owner) -> None:
+        if self.is_in_a_fork:
+            return
         has_to_do = owner.out or owner.dropped or self.ledger.session.out or self.unclosed.has_to_do(owner)
         if not has_to_do:
             return
@@ -208,14 +234,14 @@ class Guard:
         held = any(checkout.owner is not self.ledger.session for checkout in out)
         test = self.owners.test
         held = held or any(owner.dropped for owner in (*self.owners.fixtures, *([test] if test else ())))
-        late = bool(self.ledger.overdue) or self.unclosed.may_fail()
+        late = bool(self.ledger.overdue or self.ledger.dirty) or self.unclosed.may_fail()
         return held or late or self.expected.leaks is not None
 
     # the session
 
     def end_session(self) -> None:
         """The last fixture is gone: what is left, here and on the server."""
-        self._found_outside(self.judge.end_session())
+        self._found_outside(self._dirty_returns() + self.judge.end_session())
         for checkout in self.judge.unjudged():
             self.tally.notices.append(f"{checkout.taken_by.name} was interrupted: its connections are not judged")
         self.tally.notices[:] = dict.fromkeys(self.tally.notices)

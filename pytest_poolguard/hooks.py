@@ -48,6 +48,8 @@ class RunHooks:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self.guard.is_in_a_fork:
+            return
         if not self.guard.is_controller:
             with self.guard.shield("ending the session"):
                 self.guard.end_session()
@@ -73,6 +75,8 @@ class RunHooks:
                 )
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        if self.guard.is_in_a_fork:
+            return
         if runs_no_test(self.config) and not self.guard.tally.findings:
             return  # it was not meant to use a pool
         faults = self.guard.tally.faults

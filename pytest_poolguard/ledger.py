@@ -35,6 +35,7 @@ class Ledger:
         self.supply: ContextVar[Supply | None] = ContextVar("poolguard-supply", default=None)
         self.stops = stops
         self.overdue: list[Checkout] = []  #: those that were out for longer than their owner's limit
+        self.dirty: list[Checkout] = []  #: those that were given back in the middle of a transaction that wrote
         self.pools_seen = 0
         self.taken = 0
         self._out: dict[int, Checkout] = {}
@@ -103,7 +104,7 @@ class Ledger:
         supply = self.supply.get()
         if supply is not None:
             opening.pool = supply.pool
-            supply.openings.append(opening)
+            supply.openings += (opening,)
         return opening
 
     def opening(self, connection: object) -> Opening | None:
@@ -138,7 +139,7 @@ class Ledger:
         self._out[key] = owner.out[key] = checkout
         supply = self.supply.get()
         if supply is not None and supply.pool is not pool:
-            supply.checkouts.append(checkout)
+            supply.checkouts += (checkout,)
         out = len(owner.out)
         if out > owner.peak:  # noqa: PLR1730 - max() costs as much again
             owner.peak = out
@@ -165,7 +166,12 @@ class Ledger:
         if checkout is None or checkout.connection() is not connection:
             return None
         if checkout.pool.ref() is pool:
-            self.end(checkout)
+            key = checkout.key  # as in _end(), without the call
+            self._out.pop(key, None)
+            checkout.owner.out.pop(key, None)
+            checkout.returned = True
+            if checkout.taken_by.limits.hold is not None:
+                self._measure(checkout, checkout.taken_by.limits.hold)
         return checkout
 
     def dropped(self, checkout: Checkout, *, harmless: bool) -> None:
@@ -186,16 +192,20 @@ class Ledger:
     def end(self, checkout: Checkout) -> None:
         """Note that a checkout is over, whatever has become of its connection."""
         key = checkout.key
-        if self._out.get(key) is not checkout:  # it is over already
-            return
+        if self._out.get(key) is checkout:  # else it is over already
+            self._end(checkout, key)
+
+    def _end(self, checkout: Checkout, key: int) -> None:
         self._out.pop(key, None)
         checkout.owner.out.pop(key, None)
         checkout.returned = True
-        hold = checkout.taken_by.limits.hold
-        if hold is not None:
-            checkout.held = self.clock.now() - checkout.since
-            if checkout.held > hold:
-                self.overdue.append(checkout)
+        if checkout.taken_by.limits.hold is not None:
+            self._measure(checkout, checkout.taken_by.limits.hold)
+
+    def _measure(self, checkout: Checkout, hold: float) -> None:
+        checkout.held = self.clock.now() - checkout.since
+        if checkout.held > hold:
+            self.overdue.append(checkout)
 
     def pool_closes(self, record: Pool) -> None:
         """Note that the caller's caller closes a pool, for the connections of it that are out."""
@@ -245,6 +255,10 @@ class Ledger:
         checkout.carried = reason
         checkout.noted = None
 
+    def knows(self, thing: object) -> bool:
+        """Whether this may be a connection: what is none is told apart at no cost."""
+        return id(thing) in self._openings or id(thing) in self._out
+
     def serve(self, connection: object, outer: Pool) -> None:
         """A pool on top of a pool has taken a connection, for itself: whoever takes it from there holds it."""
         opening = self.opening(connection)
@@ -269,6 +283,7 @@ class Ledger:
             checkout.owner.dropped.clear()
             self.settle(checkout)
         self.overdue.clear()
+        self.dirty.clear()
 
     def _rekey(self, checkout: Checkout) -> None:
         self._lost -= 1

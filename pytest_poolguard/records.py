@@ -149,16 +149,15 @@ class Opening:
 class Task:
     """The asyncio task that holds a connection: never the task itself, whose frames hold everything."""
 
-    __slots__ = ("awaited_by", "is_blocking", "loop", "name", "ref", "starter", "was_cancelled")
+    awaited_by: Task | None = None  #: who waits for it, where it runs nothing but the library's call
+    was_cancelled = False  #: of one that waits: whether it ended so
+    is_blocking = False  #: its connection is a synchronous one, which any thread can return
 
     def __init__(self, task: Any, starter: Owner) -> None:
         self.starter = starter  #: who was present when it was started
         self.ref = weakref.ref(task)
         self.name = task.get_name()
         self.loop = weakref.ref(task.get_loop())
-        self.awaited_by: Task | None = None  #: who waits for it, where it runs nothing but the library's call
-        self.was_cancelled = False  #: of one that waits: whether it ended so
-        self.is_blocking = False  #: its connection is a synchronous one, which any thread can return
 
     def is_alive(self) -> bool:
         """Whether the task may go on: it is not done, and its loop runs, which then is in another thread."""
@@ -182,6 +181,7 @@ class Checkout:
     held = 0.0  #: seconds, once returned; measured where a limit asks for it
     key_of_holder = False  #: taken under the holder's own process or thread id as key
     cause: tuple[str, str] | None = None  #: a failed return: what happened, detail
+    returned_at: Origin | None = None  #: where it was given back, in the middle of a transaction that wrote
     closed_with_pool: Origin | None = None  #: where its pool was closed while it was out
     closed_while_running = False  #: by the code that took it, not by a teardown after it
     noted: Any = None  #: the finding it would be, made while its pool was still open
@@ -229,11 +229,12 @@ class Checkout:
         return Origin(self.stack)
 
 
-@dataclass(eq=False)
 class Supply:
-    """What a pool is taking or opening right now, for itself."""
+    """What a pool is taking or opening right now, for itself. One is made for every connection that is taken."""
 
-    pool: Pool
-    outer: Supply | None  #: that of the pool that it does so for
-    checkouts: list[Checkout] = field(default_factory=list)  #: from pools that it stands on
-    openings: list[Opening] = field(default_factory=list)
+    checkouts: tuple[Checkout, ...] = ()  #: from pools that it stands on
+    openings: tuple[Opening, ...] = ()
+
+    def __init__(self, pool: Pool, outer: Supply | None) -> None:
+        self.pool = pool
+        self.outer = outer  #: that of the pool that it does so for

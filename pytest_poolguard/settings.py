@@ -138,6 +138,14 @@ OPTIONS = (
         ini="linelist",
     ),
     Option(
+        "poolguard_dirty_returns",
+        _one_of(TOLD),
+        "off",
+        "connections that are given back in the middle of a transaction that wrote: the pool rolls that back. "
+        "off: they are not looked for (default); warn: they are reported; fail: they fail the test",
+        "{" + ",".join(TOLD) + "}",
+    ),
+    Option(
         "poolguard_dialects",
         _words,
         ("postgresql",),
@@ -190,6 +198,7 @@ class Settings(NamedTuple):
     connections: str
     open_pools: str
     pools: tuple[PoolClass, ...]
+    dirty_returns: str
     dialects: tuple[str, ...]
     server: str
     dsn: str

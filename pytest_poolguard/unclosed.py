@@ -163,12 +163,8 @@ class Unclosed:
         found = []
         for record in owner.made:
             pool = record.ref()
-            if (
-                pool is None
-                or record.was_closed
-                or not record.is_open()
-                or not self._describe.backends_of(record)
-            ):
+            is_left_open = record.terms.close and not record.was_closed and record.is_open()
+            if pool is None or not is_left_open or not self._describe.backends_of(record):
                 continue
             if not self._has_heir(record.made, pool, others, POOL_DEPTH):
                 module = module_that_keeps(pool, owner, _calls(record.made), POOL_DEPTH)

@@ -186,10 +186,12 @@ async def test_it(pool, returns):
 def test_a_release_that_is_cancelled_goes_on_and_is_one(run):
     run(
         """
-async def test_it(poolguard):
-    async def reset(conn):
+class Slow(asyncpg.Connection):
+    async def reset(self, *, timeout=None):
         await asyncio.sleep(0.2)
-    async with asyncpg.create_pool(DSN, min_size=1, max_size=1, reset=reset) as pool:
+
+async def test_it(poolguard):
+    async with asyncpg.create_pool(DSN, min_size=1, max_size=1, connection_class=Slow) as pool:
         conn = await pool.acquire()
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(pool.release(conn), 0.01)
@@ -232,8 +234,12 @@ async def test_setup(poolguard):
             await pool.acquire()
     assert poolguard.checked_out == 0
 
+class Failing(asyncpg.Connection):
+    async def reset(self, *, timeout=None):
+        raise ValueError
+
 async def test_reset(poolguard):
-    async with asyncpg.create_pool(DSN, min_size=1, max_size=1, reset=fails) as pool:
+    async with asyncpg.create_pool(DSN, min_size=1, max_size=1, connection_class=Failing) as pool:
         conn = await pool.acquire()
         with pytest.raises(ValueError):
             await pool.release(conn)
@@ -650,7 +656,7 @@ def test_an_open_pool_that_nobody_keeps_is_collected(run):
 import weakref
 
 async def test_it():
-    pool = await asyncpg.create_pool(DSN, min_size=0, max_size=2)
+    pool = await asyncpg.create_pool(DSN, min_size=0, max_size=2, max_inactive_connection_lifetime=0)
     await pool.fetch("SELECT 1")
     await pool.expire_connections()
     queue = weakref.ref(pool._queue)

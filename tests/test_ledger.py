@@ -12,7 +12,7 @@ import pytest
 from pytest_poolguard.clock import Clock
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.origin import Origin, capture
-from pytest_poolguard.records import Limits, Owner
+from pytest_poolguard.records import Limits, Owner, Supply
 
 
 class Thing:
@@ -285,3 +285,30 @@ def test_time_in_the_debugger_does_not_count():
         time.sleep(0.05)
         clock.go()
     assert (time.monotonic() - real) - (clock.now() - started) >= 0.09
+
+
+# pools on pools
+
+
+def test_what_is_taken_and_opened_for_a_pool_is_in_its_supply(ledger, pool):
+    outer = Thing()
+    supply = Supply(record(ledger, outer), None)
+    ledger.supply.set(supply)
+    connection, raw = Thing(), Thing()
+    checkout = take(ledger, pool, connection)
+    opening = ledger.opened(raw, Driver())
+    ledger.supply.set(None)
+    assert supply.checkouts == (checkout,)
+    assert supply.openings == (opening,)
+    assert opening.pool is supply.pool
+    assert ledger.opened(Thing(), Driver()).pool is None
+
+
+def test_a_checkout_is_over_though_its_connection_is_gone(ledger, pool):
+    connection = Thing()
+    checkout = take(ledger, pool, connection)
+    del connection
+    ledger.end(checkout)
+    assert checkout.returned
+    assert ledger.outstanding() == []
+    ledger.end(checkout)

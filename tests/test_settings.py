@@ -200,7 +200,7 @@ def test_help_lists_every_flag_and_ini_key(pytester):
     assert "connection leaks (pytest-poolguard)" in text
     for option in OPTIONS:
         assert f"{option.flag}={option.metavar}" in text
-        assert f"{option.name} (string)" in text
+        assert f"{option.name} ({option.ini})" in text
 
 
 def test_fixtures_lists_the_fixture(pytester):

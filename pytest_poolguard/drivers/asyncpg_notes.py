@@ -88,11 +88,8 @@ class Notes:
         ``asyncio.wait_for`` and its like run what they are given in a task of its own, in which there is nothing
         of their caller: the stack goes on there.
         """
-        asyncio = sys.modules["asyncio"]
-        task = asyncio.current_task()
-        if task is None:
-            return None
-        return splice(stack, task, self._plumbing.__getitem__, lambda thing: isinstance(thing, asyncio.Task))
+        task = sys.modules["asyncio"].current_task()
+        return splice(stack, task, self._plumbing.__getitem__) if task is not None else None
 
     # ways back
 

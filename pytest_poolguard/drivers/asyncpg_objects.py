@@ -76,10 +76,10 @@ def terminate(connection: Any) -> None:
 
 
 class Plumbing(dict[str, bool]):
-    """Whether source files are asyncio's or asyncpg's."""
+    """Whether source files are asyncio's, asyncpg's or our own."""
 
     def __missing__(self, filename: str) -> bool:
-        packages = ("asyncio", "asyncpg", "async_timeout")
+        packages = ("asyncio", "asyncpg", "async_timeout", "pytest_poolguard")
         folders = [os.path.dirname(sys.modules[name].__file__ or "") for name in packages if name in sys.modules]
         found = self[filename] = filename.startswith(tuple(folder + os.sep for folder in folders))
         return found

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any
 
-__all__ = ["splice", "waiting_for"]
+__all__ = ["splice"]
 
 #: Tasks that wait for each other, one after the other.
 CHAIN = 5
@@ -19,9 +19,7 @@ CHAIN = 5
 STEPS = 6
 
 
-def splice(
-    stack: list[CodeType | int], task: Any, plumbing: Callable[[str], bool], is_task: Callable[[Any], bool]
-) -> Any:
+def splice(stack: list[CodeType | int], task: Any, plumbing: Callable[[str], bool]) -> Any:
     """Go on with a captured stack in the tasks that wait for its task, until there is more than plumbing.
 
     The frames of the event loop, and of what runs it, stay behind those. Returns the task to whom the value goes.
@@ -33,7 +31,7 @@ def splice(
     inserted: list[CodeType | int] = []
     holder = task
     for _ in range(CHAIN):
-        waiting = waiting_for(holder, is_task)
+        waiting = waiting_for(holder)
         if waiting is None:
             return task
         holder = waiting
@@ -66,7 +64,7 @@ def _frames(task: Any) -> list[FrameType]:
     return frames[::-1]
 
 
-def waiting_for(task: Any, is_task: Callable[[Any], bool]) -> Any:
+def waiting_for(task: Any) -> Any:
     """The task that is woken up when a task is done; None where no such task can be found."""
     level = [callback for callback, *_ in getattr(task, "_callbacks", None) or ()]
     seen = {id(task)}
@@ -76,11 +74,12 @@ def waiting_for(task: Any, is_task: Callable[[Any], bool]) -> Any:
             if id(thing) in seen:
                 continue
             seen.add(id(thing))
-            if is_task(thing):
+            if not hasattr(type(thing), "_asyncio_future_blocking"):  # asyncio's own way to know a future
+                following += _references(thing)
+            elif hasattr(thing, "get_coro"):  # a task, written in C or not
                 return thing
-            callbacks = getattr(thing, "_callbacks", None) if hasattr(thing, "get_loop") else None
-            following += [callback for callback, *_ in callbacks or ()]
-            following += _references(thing)
+            else:
+                following += [callback for callback, *_ in getattr(thing, "_callbacks", None) or ()]
         level = following
     return None
 

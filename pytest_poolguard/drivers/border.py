@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import CodeType
 from typing import Any
 
@@ -34,24 +34,16 @@ class Border:
 
     def outside(self, stack: Stack) -> Stack:
         """A stack from the caller of the class on; a thread of the pool's own has no such caller."""
-        beyond = _leading(stack, self._is_inside)
-        if all(getattr(code, "co_filename", "") == threading.__file__ for code in stack[beyond::2]):
-            beyond = _leading(stack, _is_ours)
-        return stack[beyond:]
-
-    def _is_inside(self, code: Any) -> bool:
-        return id(code) in self._codes or _is_ours(code) or code.co_filename == contextlib.__file__
-
-
-def _is_ours(code: Any) -> bool:
-    return bool(code.co_filename.startswith(HERE))
-
-
-def _leading(stack: Stack, matches: Callable[[Any], bool]) -> int:
-    position = 0
-    while position < len(stack) and matches(stack[position]):
-        position += 2
-    return position
+        codes, own = self._codes, None
+        for position in range(0, len(stack), 2):
+            code: Any = stack[position]
+            if id(code) in codes:
+                own = position if own is None else own
+            elif not code.co_filename.startswith(HERE) and code.co_filename != contextlib.__file__:
+                if code.co_filename == threading.__file__ and own is not None:
+                    return stack[own:]
+                return stack[position:]
+        return stack[own or 0 :]
 
 
 def _with_nested(code: CodeType) -> Iterator[CodeType]:

@@ -7,7 +7,6 @@ whoever takes it from there holds it. A call of the pool's own in the middle of 
 from __future__ import annotations
 
 import contextlib
-import inspect
 import sys
 import weakref
 from collections.abc import Iterable
@@ -32,19 +31,34 @@ class Desk:
     def __init__(self, watch: Watch, driver: Any) -> None:
         self.watch = watch
         self.closed: weakref.WeakSet[Pool] = weakref.WeakSet()
+        self._any_closed = False
+        self.reclaimed: dict[int, list[Any]] = {}  #: by id: a weak reference, and whether its pool has it
         self._ledger = watch.ledger
+        self._records = watch.ledger.records
+        self._current = watch.ledger.supply
         self._driver = driver
         self.border = Border()
-        self._reclaimed: dict[int, list[Any]] = {}  #: by id: a weak reference, and whether its pool has it
         self._refused: set[str] = set()
+        self._sound: type | None = None  #: of the connection that was handed out last
 
     # the beginning and the end of a call
 
-    def opens(self, pool: Any, *, made_known: bool = False) -> Supply | None:
+    def opens(self, pool: Any) -> Supply | None:
         """A method of a pool was called; None in the middle of another one, and where nobody watches."""
+        current = self._current
+        before = current.get()
+        record = self._records.get(id(pool))  # as in ledger.pool(), without the call
+        if before is not None or record is None or record.ref() is not pool or not self.watch.active:
+            return self.opens_first(pool)
+        supply = Supply(record, None)
+        current.set(supply)
+        return supply
+
+    def opens_first(self, pool: Any, *, made_known: bool = False) -> Supply | None:
+        """Likewise, for a pool that is perhaps not known yet or serves another one."""
         if not self.watch.active:
             return None
-        before = outer = self._ledger.supply.get()
+        before = outer = self._current.get()
         while outer is not None:
             if outer.pool.ref() is pool:
                 return None
@@ -58,12 +72,12 @@ class Desk:
             self.watch.on_fault("noting a pool", error)
             return None
         supply = Supply(record, before)
-        self._ledger.supply.set(supply)
+        self._current.set(supply)
         return supply
 
     def failed(self, supply: Supply) -> None:
         """It raised: what it took and opened is nobody's supply, and has to be given back by itself."""
-        self._ledger.supply.set(supply.outer)
+        self._current.set(supply.outer)
         for opening in supply.openings:
             opening.pool = supply.outer.pool if supply.outer is not None else None
         if supply.outer is not None:
@@ -71,7 +85,7 @@ class Desk:
 
     def done(self, supply: Supply) -> None:
         """It has come to its end: what it took is the pool's own."""
-        self._ledger.supply.set(supply.outer)
+        self._current.set(supply.outer)
         for inner in supply.checkouts:
             connection = inner.connection()
             if connection is not None and not inner.returned:
@@ -81,38 +95,47 @@ class Desk:
 
     def took(self, supply: Supply, connection: Any, *, is_async: bool = False) -> Checkout | None:
         """It returned a connection."""
-        reason = _not_watched(connection)
+        kind = type(connection)
+        reason = "" if kind is self._sound else _not_watched(kind)
         if reason or connection is None:
             self.failed(supply)
             if reason:
                 self._refuse(f"{self._driver.library} hands out {reason}")
             return None
+        self._sound = kind
+        self._current.set(supply.outer)
+        record, ledger, checkout = supply.pool, self._ledger, None
         try:
-            self.done(supply)
-            return self._check_out(supply.pool, connection, is_async=is_async)
+            if supply.checkouts or ledger.knows(connection) or getattr(connection, "__dict__", None):
+                self._serve(supply, connection)
+            checkout = ledger.check_out(record, connection)
+            if checkout is None:  # the same one for the same thread, say
+                return None
+            checkout.stack = self.border.outside(checkout.stack)
+            if self._any_closed:  # perhaps it was opened again
+                self.closed.discard(record)
+            if is_async:
+                task = sys.modules["asyncio"].current_task()
+                if task is not None:
+                    checkout.task = Task(task, ledger.starter.get())
         except Exception as error:
             self.watch.on_fault("noting a checkout", error)
-            return None
+        return checkout
 
-    def _check_out(self, record: Pool, connection: Any, *, is_async: bool) -> Checkout | None:
-        ledger = self._ledger
+    def _serve(self, supply: Supply, connection: Any) -> None:
+        """Whatever the connection is made of is the pool's own."""
+        ledger, record = self._ledger, supply.pool
+        if supply.checkouts:
+            self.done(supply)
         held = ledger.held_by(connection)
         if held is not None and held.pool is not record:  # the very connection of a pool that this one stands on
             ledger.give_back(held.pool.ref(), connection)
-        for part in (connection, *getattr(connection, "__dict__", {}).values()):
-            if type(part) not in PLAIN:
+        if ledger.knows(connection):
+            ledger.serve(connection, record)
+            return
+        for part in list(getattr(connection, "__dict__", {}).values()):
+            if ledger.knows(part):
                 ledger.serve(part, record)
-        checkout = ledger.check_out(record, connection)
-        if checkout is None:  # the same one for the same thread, say
-            return None
-        checkout.stack = self.border.outside(checkout.stack)
-        if record in self.closed:  # it was opened again
-            self.closed.discard(record)
-        if is_async:
-            task = sys.modules["asyncio"].current_task()
-            if task is not None:
-                checkout.task = Task(task, ledger.starter.get())
-        return checkout
 
     # connections come back
 
@@ -123,9 +146,9 @@ class Desk:
         """
         try:
             for value in given:
-                checkout = self._ledger.held_by(value)
-                if checkout is not None and checkout.pool.ref() is pool:
-                    return self._ledger.give_back(pool, value)
+                checkout = self._ledger.give_back(pool, value)
+                if checkout is not None and checkout.returned:
+                    return checkout
             out = [checkout for checkout in self._ledger.outstanding() if checkout.pool.ref() is pool]
             if given:
                 values = [value for value in given if type(value) not in PLAIN]
@@ -164,6 +187,7 @@ class Desk:
         try:
             self._ledger.pool_closes(supply.pool)
             self.closed.add(supply.pool)
+            self._any_closed = True
         except Exception as error:
             self.watch.on_fault("noting that a pool was closed", error)
 
@@ -171,12 +195,12 @@ class Desk:
 
     def reclaims(self, connection: Any) -> None:
         """A leaked connection is given back for its holder, who may yet do so: the pool is to get it once."""
-        self._reclaimed[id(connection)] = [weakref.ref(connection), False]
+        self.reclaimed[id(connection)] = [weakref.ref(connection), False]
 
     def is_late(self, given: tuple[Any, ...]) -> bool:
         """Whether the pool has this connection back already; from now on it has."""
         for value in given:
-            known = self._reclaimed.get(id(value))
+            known = self.reclaimed.get(id(value))
             # Where it is out again, it is most likely the new holder who gives it back.
             if known is not None and known[0]() is value and self._ledger.held_by(value) is None:
                 before, known[1] = known[1], True
@@ -214,17 +238,12 @@ def _is_same(checkout: Checkout, values: Iterable[Any], pool: Any) -> bool:
     )
 
 
-def _not_watched(connection: Any) -> str:
-    """Why what a pool hands out can't be watched; empty if it can."""
-    kind = type(connection)
-    if connection is None:
-        return ""
-    if not kind.__weakrefoffset__:
+def _not_watched(kind: type) -> str:
+    """Why what a pool hands out can't be watched; empty if it can, and for None."""
+    if not kind.__weakrefoffset__ and kind is not type(None):
         return f"{kind.__name__} objects, which can't be weakly referenced"
-    if isinstance(connection, contextlib.AbstractContextManager | contextlib.AbstractAsyncContextManager) and (
-        kind.__module__ == contextlib.__name__
-    ):
+    if kind.__module__ == contextlib.__name__:
         return "context managers; name the method that takes the connection"
-    if inspect.isawaitable(connection):
+    if hasattr(kind, "__await__"):
         return f"{kind.__name__} objects, which the caller awaits; name the method that is awaited"
     return ""

@@ -65,8 +65,11 @@ class InHouse:
 
     def state(self, connection: Any) -> State:
         """What libpq knows of the connection, if it is one of libpq's or passes its attributes on."""
-        closed = getattr(connection, "closed", None)
-        return libpq.state(connection) if isinstance(closed, int) else State()
+        try:
+            is_like_libpqs = isinstance(connection.closed, int)  # of a mock it is another mock
+        except Exception:  # anybody's code
+            is_like_libpqs = False
+        return libpq.state(connection) if is_like_libpqs else State()
 
     def is_open(self, pool: Any) -> bool:
         """Whether it was not closed yet, by the method that was named for it."""
@@ -194,7 +197,7 @@ def _terms(name: PoolClass, word: str, *, is_manager: bool) -> Terms:
     return Terms(
         take=name.acquire,
         give=give,
-        close=name.close or "close",
+        close=name.close or "",
         cure=f"use `{word}with pool.{name.acquire}() as conn:`"
         if is_manager
         else f"call {give}() in a finally block",

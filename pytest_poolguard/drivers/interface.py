@@ -43,7 +43,7 @@ class Terms:
 
     take: str  #: the method that takes a connection
     give: str  #: the method that returns it
-    close: str  #: the method that closes a pool
+    close: str  #: the method that closes a pool; empty where none is known
     cure: str  #: what code that leaks should do: "call putconn() in a finally block"
     discard: str  #: the call that returns a broken connection: "putconn(conn, close=True)"
     #: Whose method ``give`` is: the "pool"'s, which gets the connection, the "connection"'s own, or that of the
@@ -63,6 +63,7 @@ class Watch:
     on_connected: Callable[[Opening, Callable[[], Any]], None]
     dialects: tuple[str, ...] = ("postgresql",)  #: those of SQLAlchemy's that are watched
     active: bool = True
+    dirty_returns: bool = False  #: whether to ask if what is given back has written in a transaction that is open
     #: Something of a library is not watched: says what, and why, in a line.
     on_unwatched: Callable[[str], None] = lambda _: None
     #: Who has connections of a pool, in lines of text.

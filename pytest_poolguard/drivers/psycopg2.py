@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
-from pytest_poolguard.drivers import libpq
+from pytest_poolguard.drivers import dirty, libpq
 from pytest_poolguard.drivers.blocking import bound
 from pytest_poolguard.drivers.interface import State, Terms, Unsupported, Watch
 from pytest_poolguard.drivers.lines import Psycopg2Line, parameters
@@ -61,7 +61,8 @@ class Psycopg2:
 
     def version(self) -> str:
         """The first word of ``psycopg2.__version__``."""
-        return str(getattr(self._psycopg2, "__version__", "unknown")).split(" ")[0]
+        module = self._psycopg2 or sys.modules.get(self.library)
+        return str(getattr(module, "__version__", "unknown")).split(" ")[0]
 
     def undo(self) -> None:
         """Give psycopg2 its functions back."""
@@ -96,15 +97,22 @@ class Psycopg2:
         if base is None:
             raise Unsupported("psycopg2.pool has no AbstractConnectionPool")
         self._pool_module = module
+        for name in (
+            "__init__",
+            "_connect",
+            "_getconn",
+            "_putconn",
+            "_closeall",
+        ):  # all of them, or none is replaced
+            if name not in vars(base):
+                raise Unsupported(f"psycopg2.pool.AbstractConnectionPool has no {name}")
         for name, watched in (
             ("_connect", self._watched_pool_connect),
             ("_getconn", self._watched_getconn),
             ("_putconn", self._watched_putconn),
             ("_closeall", self._watched_closeall),
         ):
-            original = vars(base).get(name)
-            if original is None:
-                raise Unsupported(f"psycopg2.pool.AbstractConnectionPool has no {name}")
+            original = vars(base)[name]
             self._originals[name] = original
             replacement = watched(original, module)
             for cls in class_tree(base):
@@ -195,12 +203,18 @@ class Psycopg2:
                     checkout = ledger.give_back(self, conn)
                 except Exception as error:
                     watch.on_fault("noting a return", error)
+            lost = (
+                watch.dirty_returns and checkout is not None and checkout.returned and dirty.psycopg2_wrote(conn)
+            )
             try:
-                return original(self, conn, key, close)
+                result = original(self, conn, key, close)
             except BaseException as error:
                 if checkout is not None:
                     driver._not_returned(self, conn, checkout, error)
                 raise
+            if lost and checkout is not None:
+                dirty.note(watch, checkout)
+            return result
 
         return _putconn
 

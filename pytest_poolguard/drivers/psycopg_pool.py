@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.metadata
+import re
 import sys
 import threading
 import time
@@ -20,14 +21,14 @@ from sys import _getframe
 from types import ModuleType
 from typing import Any
 
-from pytest_poolguard.drivers import libpq
+from pytest_poolguard.drivers import dirty, libpq
 from pytest_poolguard.drivers.gate import PAUSE, Gates, Way
 from pytest_poolguard.drivers.interface import State, Terms, Unsupported, Watch
 from pytest_poolguard.drivers.patching import Patches, class_tree
 from pytest_poolguard.drivers.supplies import async_connecting, connecting
 from pytest_poolguard.drivers.tasks import ASYNCHRONOUS, Waiter, note_task, waiter
 from pytest_poolguard.origin import Origin, capture, printable
-from pytest_poolguard.records import Checkout, Limits, Pool
+from pytest_poolguard.records import Checkout, Limits, Pool, Task
 
 __all__ = ["PsycopgPool"]
 
@@ -45,6 +46,10 @@ ASYNC_TERMS = Terms(
     cure="use `async with pool.connection() as conn:`",
     discard="putconn(conn)",
 )
+
+
+#: Before it, a pool's ``_connect`` takes no timeout, and an asynchronous pool opens itself.
+OLDEST = (3, 1)
 
 
 class PsycopgPool:
@@ -104,7 +109,13 @@ class PsycopgPool:
 
     # patching
 
+    def _refuse_older_ones(self) -> None:
+        known = re.match(r"(\d+)\.(\d+)", self.version())
+        if known is not None and (int(known[1]), int(known[2])) < OLDEST:
+            raise Unsupported("it is older than {}.{}".format(*OLDEST))
+
     def _patch_base(self, module: ModuleType) -> None:
+        self._refuse_older_ones()
         base = _class(module, "BasePool", "__init__")
         self._patches.replace(base, "__init__", self._watched_init(vars(base)["__init__"]))
 
@@ -125,6 +136,7 @@ class PsycopgPool:
         *,
         is_async: bool,
     ) -> None:
+        self._refuse_older_ones()
         base = _class(module, name, "getconn", "putconn", "_connect")
         self._module[is_async] = module
         self._putconn[is_async] = vars(base)["putconn"]
@@ -160,6 +172,7 @@ class PsycopgPool:
 
     def _watched_getconn(self, original: Callable[..., Any], error: type[Exception]) -> Callable[..., Any]:
         driver, watch, ledger = self, self._watch, self._watch.ledger
+        records = ledger.records
 
         @functools.wraps(original)
         def getconn(self: Any, timeout: float | None = None) -> Any:
@@ -175,9 +188,10 @@ class PsycopgPool:
                 connection = original(self, timeout)
                 if watch.active:
                     try:
-                        ledger.check_out(
-                            ledger.pool(self) or driver._new_pool(self, made_known=False), connection
-                        )
+                        record = records.get(id(self))  # as in ledger.pool(), without the call
+                        if record is None or record.ref() is not self:
+                            record = driver._new_pool(self, made_known=False)
+                        ledger.check_out(record, connection)
                     except Exception as fault:
                         watch.on_fault("noting a checkout", fault)
                 return connection
@@ -190,10 +204,12 @@ class PsycopgPool:
     def _watched_async_getconn(self, original: Callable[..., Any], error: type[Exception]) -> Callable[..., Any]:
         driver, watch, ledger = self, self._watch, self._watch.ledger
         asyncio = sys.modules["asyncio"]  # the library has imported it
-        current_task, sleep = asyncio.current_task, asyncio.sleep
+        current_task, sleep, records = asyncio.current_task, asyncio.sleep, ledger.records
+        last: Task | None = None
 
         @functools.wraps(original)
         async def getconn(self: Any, timeout: float | None = None) -> Any:
+            nonlocal last
             __tracebackhide__ = True
             waiting = None if _getframe(1).f_code.co_flags & ASYNCHRONOUS else driver._waiter()
             limits = ledger.present.limits
@@ -207,12 +223,17 @@ class PsycopgPool:
                 connection = await original(self, timeout)
                 if watch.active:
                     try:
-                        checkout = ledger.check_out(
-                            ledger.pool(self) or driver._new_pool(self, made_known=False), connection
-                        )
+                        record = records.get(id(self))  # as in ledger.pool(), without the call
+                        if record is None or record.ref() is not self:
+                            record = driver._new_pool(self, made_known=False)
+                        checkout = ledger.check_out(record, connection)
                         task = current_task()
-                        if checkout is not None and task is not None:
-                            note_task(checkout, task, ledger, waiting)
+                        if checkout is None or task is None:
+                            pass
+                        elif waiting is None and last is not None and last.ref() is task:
+                            checkout.task = last  # the same as before
+                        else:
+                            last = note_task(checkout, task, ledger, waiting)
                     except Exception as fault:
                         watch.on_fault("noting a checkout", fault)
                 return connection
@@ -223,20 +244,30 @@ class PsycopgPool:
         return getconn
 
     def _watched_putconn(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        driver = self
+        driver, watch, give_back = self, self._watch, self._watch.ledger.give_back
 
         @functools.wraps(original)
         def putconn(self: Any, conn: Any) -> Any:
             __tracebackhide__ = True
             if driver._reclaimed and driver._was_handed_in(conn):
                 return None  # a late return: its holder need not notice
-            checkout = driver._returns(self, conn)
+            checkout = None
+            if watch.active:
+                try:
+                    checkout = give_back(self, conn)
+                except Exception as error:
+                    watch.on_fault("noting a return", error)
+            lost = (
+                watch.dirty_returns and checkout is not None and checkout.returned and dirty.psycopg_wrote(conn)
+            )
             try:
                 result = original(self, conn)
             except BaseException as error:
                 if checkout is not None:
                     driver._not_returned(self, conn, checkout, error)
                 raise
+            if lost and checkout is not None:
+                dirty.note(watch, checkout)
             if driver._gates.any_raised:
                 driver._cut_down(self)
             return result
@@ -244,14 +275,22 @@ class PsycopgPool:
         return putconn
 
     def _watched_async_putconn(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        driver = self
+        driver, watch, give_back = self, self._watch, self._watch.ledger.give_back
 
         @functools.wraps(original)
         async def putconn(self: Any, conn: Any) -> Any:
             __tracebackhide__ = True
             if driver._reclaimed and driver._was_handed_in(conn):
                 return None  # a late return: its holder need not notice
-            checkout = driver._returns(self, conn)
+            checkout = None
+            if watch.active:
+                try:
+                    checkout = give_back(self, conn)
+                except Exception as error:
+                    watch.on_fault("noting a return", error)
+            answer = None
+            if watch.dirty_returns and checkout is not None and checkout.returned:
+                answer = await dirty.psycopg_wrote_async(conn)
             try:
                 result = await original(self, conn)
             except BaseException as error:
@@ -260,6 +299,8 @@ class PsycopgPool:
                 raise
             if driver._gates.any_raised:
                 driver._cut_down(self)
+            if answer is not None and checkout is not None:
+                dirty.settle(watch, checkout, answer)
             return result
 
         return putconn
@@ -285,16 +326,6 @@ class PsycopgPool:
 
     def _record(self, pool: Any) -> Pool:
         return self._watch.ledger.pool(pool) or self._new_pool(pool, made_known=False)
-
-    def _returns(self, pool: Any, conn: Any) -> Checkout | None:
-        """Note a return."""
-        checkout = None
-        if self._watch.active:
-            try:
-                checkout = self._watch.ledger.give_back(pool, conn)
-            except Exception as error:
-                self._watch.on_fault("noting a return", error)
-        return checkout
 
     def _not_returned(self, pool: Any, conn: Any, checkout: Checkout, error: BaseException) -> None:
         """A putconn raised: the connection is still out if it still bears the mark of its pool."""

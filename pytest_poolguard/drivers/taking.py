@@ -99,41 +99,44 @@ def releasing(original: Method, desk: Desk) -> Method:
         @functools.wraps(original)
         async def release(self: Any, *args: Any, **kwargs: Any) -> Any:
             __tracebackhide__ = True
-            with _Return(desk, self, (*args, *kwargs.values())) as goes_on:
-                return await original(self, *args, **kwargs) if goes_on else None
+            supply = desk.opens(self)
+            if supply is None:
+                return await original(self, *args, **kwargs)
+            given = (*args, *kwargs.values()) if kwargs else args
+            try:
+                if desk.reclaimed and desk.is_late(given):
+                    return None  # a late return: its holder need not notice
+                checkout = desk.gives(self, given)
+                try:
+                    return await original(self, *args, **kwargs)
+                except BaseException as error:
+                    desk.not_given(self, checkout, error)
+                    raise
+            finally:
+                desk.done(supply)
 
     else:
 
         @functools.wraps(original)
         def release(self: Any, *args: Any, **kwargs: Any) -> Any:
             __tracebackhide__ = True
-            with _Return(desk, self, (*args, *kwargs.values())) as goes_on:
-                return original(self, *args, **kwargs) if goes_on else None
+            supply = desk.opens(self)
+            if supply is None:
+                return original(self, *args, **kwargs)
+            given = (*args, *kwargs.values()) if kwargs else args
+            try:
+                if desk.reclaimed and desk.is_late(given):
+                    return None
+                checkout = desk.gives(self, given)
+                try:
+                    return original(self, *args, **kwargs)
+                except BaseException as error:
+                    desk.not_given(self, checkout, error)
+                    raise
+            finally:
+                desk.done(supply)
 
     return release
-
-
-class _Return:
-    """One call of a method that gives a connection back."""
-
-    def __init__(self, desk: Desk, pool: Any, given: tuple[Any, ...]) -> None:
-        self._desk = desk
-        self._pool = pool
-        self._supply = desk.opens(pool)
-        self._checkout = None
-        self._is_late = self._supply is not None and desk.is_late(given)
-        if self._supply is not None and not self._is_late:
-            self._checkout = desk.gives(pool, given)
-
-    def __enter__(self) -> bool:
-        """Whether the pool is to get it; a late return is one of which nobody need know."""
-        return not self._is_late
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if self._supply is not None:
-            self._desk.done(self._supply)
-            if error is not None:
-                self._desk.not_given(self._pool, self._checkout, error)
 
 
 def closing(original: Method, desk: Desk) -> Method:
@@ -175,7 +178,7 @@ def making(original: Method, desk: Desk) -> Method:
     @functools.wraps(original)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
         __tracebackhide__ = True
-        supply = desk.opens(self, made_known=True)
+        supply = desk.opens_first(self, made_known=True)
         try:
             original(self, *args, **kwargs)
         except BaseException:

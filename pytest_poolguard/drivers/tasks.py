@@ -35,12 +35,14 @@ def _note_end(record: Task, task: Any) -> None:
     record.was_cancelled = task.cancelled()
 
 
-def note_task(checkout: Checkout, running: Any, ledger: Ledger, waiter: Waiter | None = None) -> None:
-    """Note the ``running`` task as the holder."""
+def note_task(checkout: Checkout, running: Any, ledger: Ledger, waiter: Waiter | None = None) -> Task | None:
+    """Note the ``running`` task as the holder; its record, where that is good for all that it takes."""
     holder = checkout.task = Task(running, ledger.starter.get())
     if waiter is not None:
         holder.awaited_by = waiter.task
         checkout.stack[:0] = waiter.stack
+        return None
+    return holder
 
 
 def waiter(ledger: Ledger) -> Waiter | None:
@@ -49,5 +51,5 @@ def waiter(ledger: Ledger) -> Waiter | None:
     To be asked at the beginning of a call: at its end it may have been cancelled.
     """
     asyncio = sys.modules["asyncio"]
-    waiting = waiting_for(asyncio.current_task(), lambda thing: isinstance(thing, asyncio.Task))
+    waiting = waiting_for(asyncio.current_task())
     return Waiter(waiting, ledger) if waiting is not None else None

@@ -10,6 +10,7 @@ from pytest_poolguard.drivers.known import NEVER_IMPORTED
 from pytest_poolguard.failure import error
 from pytest_poolguard.findings import (
     CHECKED_OUT,
+    DIRTY_RETURN,
     EXPECTED,
     FAILED,
     HELD_TOO_LONG,
@@ -131,7 +132,7 @@ def _table(findings: list[Finding], verbosity: int) -> list[str]:
     ranked = sorted(rows.items(), key=lambda row: -len(row[1]))
     shown = ranked if verbosity > 0 else ranked[:ROWS]
     kinds = {finding.kind for finding in findings}
-    if kinds <= {CHECKED_OUT, HELD_TOO_LONG}:
+    if kinds <= {CHECKED_OUT, DIRTY_RETURN, HELD_TOO_LONG}:
         took = "checked out at"
     else:
         took = "opened at" if kinds <= {SERVER_BACKEND, NOT_CLOSED} else "made or taken at"

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from pytest_poolguard.findings import (
     CHECKED_OUT,
+    DIRTY_RETURN,
     HELD_TOO_LONG,
     NOT_CLOSED,
     POOL_NOT_CLOSED,
@@ -46,7 +47,15 @@ def grouped(findings: Iterable[Finding]) -> list[list[Finding]]:
     """The findings that tell the same story, together, in the order in which they came."""
     groups: dict[tuple[object, ...], list[Finding]] = {}
     for finding in findings:
-        story = (finding.kind, finding.pool, finding.pool_made, tuple(finding.stack), finding.hint, finding.phase)
+        story = (
+            finding.kind,
+            finding.returned_at,
+            finding.pool,
+            finding.pool_made,
+            tuple(finding.stack),
+            finding.hint,
+            finding.phase,
+        )
         # What is left at the end of the run is one story, whichever tests it came from.
         owner = "" if finding.kind == SERVER_BACKEND else finding.owner_name
         groups.setdefault((*story, finding.owner_kind, owner), []).append(finding)
@@ -105,6 +114,11 @@ def _title(group: list[Finding]) -> str:
     if first.kind == SERVER_BACKEND:
         still = "is still open" if count == 1 else "are still open"
         return f"{connections(count)} that this run opened {still} on the server"
+    if first.kind == DIRTY_RETURN:
+        return (
+            f"{connections(count)} of {_pool(first)} {was} given back in the middle of a transaction that wrote: "
+            f"what {'it' if count == 1 else 'they'} wrote was rolled back"
+        )
     if first.kind == NOT_CLOSED:
         return f"{connections(count)} {was} never closed"
     if first.kind == POOL_NOT_CLOSED:
@@ -139,6 +153,8 @@ def _facts(group: list[Finding], verbosity: int) -> list[str]:
     if connection:
         more = f" (the first of {len(group)}; -v tells all)" if len(group) > 1 else ""
         facts.append(connection + more)
+    if first.returned_at is not None:
+        facts.append(f"given back at {first.returned_at.site}")
     if first.closed_at is not None:
         facts.append(f"its pool was closed while it was out, at {first.closed_at.site}")
     return facts
