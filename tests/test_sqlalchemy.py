@@ -818,6 +818,31 @@ def test_closed_below(engine):
     assert hints["closed_below"].startswith("the driver's own connection was closed, which does not return it")
 
 
+def test_hints_are_the_same_where_a_marker_has_limits(run):
+    result = run(
+        """
+pytestmark = pytest.mark.pool(max=5, timeout=5)
+
+def test_connection(engine):
+    conn = engine.connect()
+    keep(conn)
+
+def test_session(engine):
+    session = keep(Session(engine))
+    session.execute(ONE)
+
+def test_raw(engine):
+    conn = engine.raw_connection()
+    keep(conn)
+"""
+    )
+    assert {f["nodeid"].rpartition("::test_")[2]: f["hint"].rpartition("; ")[2] for f in result.findings} == {
+        "connection": "use `with engine.connect() as conn:`",
+        "session": "use `with Session() as session:`",
+        "raw": "call close() in a finally block",
+    }
+
+
 def test_a_holder_that_comes_late_disturbs_nobody(run):
     run_ = run(
         """
