@@ -178,8 +178,7 @@ class Judge:
     def _heir(self, checkout: Checkout, owner: Owner) -> tuple[Owner | None, str]:
         session = self._ledger.session
         if holders.in_call_that_took_it(checkout, owner, self._tree.is_own):
-            holder = "thread" if checkout.task is None else "task"
-            return session, f"its {holder} ran before the test began and still uses it"
+            return session, _why_in_use(checkout, owner)
         wider = self._owners.wider_than(owner)
         fixture = holders.factory_of(checkout.origin, wider)
         if fixture is not None:
@@ -241,6 +240,14 @@ class Judge:
 def _held_in(checkout: Checkout) -> Callable[[Any], Iterable[object]]:
     """Tells what objects of a checkout's library hold, where they hold it deep inside."""
     return getattr(checkout.pool.driver, "held_in", lambda _thing: ())
+
+
+def _why_in_use(checkout: Checkout, owner: Owner) -> str:
+    if checkout.task is None:
+        return "its thread ran before the test began and still uses it"
+    if checkout.task.starter is owner:
+        return "its task was not finished, and goes on when its event loop does"
+    return "its task ran before the test began and still uses it"
 
 
 def _end_of(owner: Owner) -> str:

@@ -262,7 +262,9 @@ class Asyncpg:
         async def close(self: Any) -> None:
             __tracebackhide__ = True
             seconds = ledger.present.limits.timeout
-            record = ledger.pool(self) if watch.active and seconds is not None else None
+            record = ledger.pool(self) if watch.active else None
+            if record is not None:
+                record.was_closed = True
             if seconds is None or record is None:
                 await original(self)
             else:
