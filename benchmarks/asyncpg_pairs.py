@@ -18,7 +18,7 @@ from rows import Row
 from standin import boundary
 
 from pytest_poolguard.clock import Clock
-from pytest_poolguard.drivers.asyncpg import Asyncpg
+from pytest_poolguard.drivers.asyncpg.driver import Asyncpg
 from pytest_poolguard.drivers.interface import Watch
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.records import Owner

@@ -18,7 +18,7 @@ from standin import boundary, fill
 
 from pytest_poolguard.clock import Clock
 from pytest_poolguard.drivers.interface import Watch
-from pytest_poolguard.drivers.psycopg2 import Psycopg2
+from pytest_poolguard.drivers.psycopg2.driver import Psycopg2
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.records import Owner
 

@@ -18,7 +18,7 @@ from standin import boundary
 
 from pytest_poolguard.clock import Clock
 from pytest_poolguard.drivers.interface import Watch
-from pytest_poolguard.drivers.psycopg_pool import PsycopgPool
+from pytest_poolguard.drivers.psycopg_pool.driver import PsycopgPool
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.records import Owner
 

@@ -16,7 +16,7 @@ from standin import Connection, boundary
 
 from pytest_poolguard.clock import Clock
 from pytest_poolguard.drivers.interface import Watch
-from pytest_poolguard.drivers.sqlalchemy import SQLAlchemy
+from pytest_poolguard.drivers.sqlalchemy.driver import SQLAlchemy
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.records import Owner
 

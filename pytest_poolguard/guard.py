@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -22,7 +21,7 @@ from pytest_poolguard.describe import Describe
 from pytest_poolguard.drivers.imports import is_there
 from pytest_poolguard.drivers.interface import AddedDriver, Driver, Watch
 from pytest_poolguard.drivers.known import driver_of
-from pytest_poolguard.findings import FAILED, WARNED, Finding, connections
+from pytest_poolguard.findings import FAILED, WARNED, Finding
 from pytest_poolguard.judging import Judge
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.leftovers import Leftovers
@@ -76,7 +75,7 @@ class Guard:
             pools=settings.open_pools,
         )
         self.test_failed = False  #: the present test, or was skipped: before its teardown
-        self.leftovers = Leftovers(self.ledger, tree)
+        self.leftovers = Leftovers(self.ledger, tree, self.describe)
         self.server = ServerWatch(settings.dsn, self.tally.notices) if settings.server != "off" else None
         self.watch = Watch(
             self.ledger,
@@ -195,7 +194,8 @@ class Guard:
             return
         with self.shield("looking at a test's connections"):
             self.judge.look(test)
-            self.unclosed.look(test)
+            if self.unclosed.has_to_do(test):
+                self.unclosed.look(test)
 
     def _owner_ended(self, owner: Owner) -> None:
         if self.is_in_a_fork:
@@ -247,7 +247,10 @@ class Guard:
         self.tally.notices[:] = dict.fromkeys(self.tally.notices)
         self.tally.pools = self.ledger.pools_seen
         self.tally.taken = self.ledger.taken
-        self._find_leftovers()
+        if self.server is not None and self.server.in_own_process:
+            findings, notices = self.leftovers.find(self.server)
+            self._found_outside(findings)
+            self.tally.notices += notices
         self._found_outside(self.unclosed.end_session())
         open_pools = [
             pool for pool in self.ledger.pools() if pool.is_open() and not (pool.told or pool.was_closed)
@@ -262,26 +265,6 @@ class Guard:
             for name in driver.modules:
                 if name not in sys.modules and not is_there(name):
                     self.tally.unwatched.append(f"{driver.library} is not watched: there is no module {name}")
-
-    def _find_leftovers(self) -> None:
-        """What this process still has open, that the server still lists."""
-        if self.server is None or not self.server.in_own_process:
-            return
-        kept: Counter[tuple[str, str]] = Counter()
-        for opening, words in self.server.backends(self.leftovers.candidates()).items():
-            if opening.is_closed():  # by another thread, just now
-                continue
-            opening.told = True
-            finding = self.describe.backend(opening, words, self.leftovers.reason_to_stay(opening))
-            library = self.describe.opened_by_library(opening)
-            if library:
-                kept[library, str(finding.acquired)] += 1
-            else:
-                self._found_outside([finding])
-        self.tally.notices += [
-            f"{connections(count)} of {library} still open at the end, opened for {place}"
-            for (library, place), count in kept.items()
-        ]
 
     def _found_outside(self, findings: list[Finding]) -> None:
         for finding in findings:

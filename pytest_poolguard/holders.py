@@ -106,9 +106,10 @@ def _count_of_a_local() -> int:
 def in_call_that_took_it(checkout: Checkout, owner: Owner, is_own: Callable[[str], bool]) -> bool:
     """Whether a thread or task that is not the owner's is still inside the call that took the connection.
 
-    That is a thread that ran before the owner began, or a task that somebody else started. The function that it
-    was started with is no such call, unless it took the connection itself: a worker's loop goes on after a job of
-    it has leaked. ``is_own`` tells the project's source files: calls inside a library are over by then.
+    That is a thread that ran before the owner began, a task that somebody else started, or one of its own that
+    goes on when its loop, which outlives the owner, runs again. The function that it was started with is no such
+    call, unless it took the connection itself: a worker's loop goes on after a job of it has leaked. ``is_own``
+    tells the project's source files: calls inside a library are over by then.
     """
     frames = [code for code, _ in checkout.origin.frames()]
     # A generator stops in the midst of a ``with`` block; who is in the block is the one who goes through it.
@@ -132,7 +133,7 @@ def _in_thread(thread: Any, frames: list[CodeType], owner: Owner) -> bool:
 
 
 def _in_task(holder: Task, frames: list[CodeType], owner: Owner) -> bool:
-    if holder.starter is owner:
+    if holder.starter is owner and not holder.waits_for_its_loop():
         return False
     calls = list(itertools.takewhile(lambda code: code.co_flags & ASYNCHRONOUS, frames))
     if len(calls) > 1:

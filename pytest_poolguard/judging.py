@@ -6,16 +6,15 @@ import contextlib
 import functools
 import gc
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterable
-from types import CodeType
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from pytest_poolguard import frameworks, holders
 from pytest_poolguard.bystanders import Bystanders
 from pytest_poolguard.describe import Describe
 from pytest_poolguard.findings import WARNED, Finding
+from pytest_poolguard.heirs import Heirs
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.origin import SourceTree, printable
 from pytest_poolguard.owners import Owners
@@ -69,6 +68,7 @@ class Judge:
         self._ledger = ledger
         self._owners = owners
         self._tree = tree
+        self._heirs = Heirs(ledger, owners, tree)
         self._describe = describe
         self._grace = grace
         self._reclaim = reclaim
@@ -170,61 +170,10 @@ class Judge:
         return True
 
     def _is_carried_over(self, checkout: Checkout, owner: Owner) -> bool:
-        heir, reason = self._heir(checkout, owner)
+        heir, reason = self._heirs.of(checkout, owner)
         if heir is not None:
             self._ledger.carry(checkout, heir, reason)
         return heir is not None
-
-    def _heir(self, checkout: Checkout, owner: Owner) -> tuple[Owner | None, str]:
-        session = self._ledger.session
-        if not _task_is_left(checkout) and holders.in_call_that_took_it(checkout, owner, self._tree.is_own):
-            holder = "thread" if checkout.task is None else "task"
-            return session, f"its {holder} ran before the test began and still uses it"
-        wider = self._owners.wider_than(owner)
-        fixture = holders.factory_of(checkout.origin, wider)
-        if fixture is not None:
-            return fixture, f"a function that fixture {fixture.name} handed out took it"
-        if holders.is_referenced(checkout):
-            connection, pool, held_in = checkout.in_hand(), checkout.pool.ref(), _held_in(checkout)
-            if holders.reaches(owner.value(), connection, pool, held_in):
-                # What an xunit set-up leaves in its class or module is its own to return.
-                return None, ""
-            for fixture in wider:
-                held = "it" if holders.reaches(fixture.value(), connection, pool, held_in) else ""
-                held = held or ("the task that uses it" if _task_is_held(checkout, fixture, pool) else "")
-                if held:
-                    return fixture, f"what fixture {fixture.name} returned holds {held}"
-            module = self._module_that_holds(checkout, connection, pool)
-            if module and not self._held_before(checkout):
-                return session, f"module {module} holds it"
-        return None, ""
-
-    def _module_that_holds(self, checkout: Checkout, connection: object, pool: object) -> str:
-        files = {os.path.realpath(code.co_filename) for code, _ in checkout.origin.frames()}
-        files = {file for file in files if self._tree.is_own(file)}
-        for name, module in list(sys.modules.items()):
-            file = getattr(module, "__file__", None)
-            if (
-                file
-                and os.path.realpath(file) in files
-                and holders.reaches(vars(module), connection, pool, _held_in(checkout))
-            ):
-                return name
-        return ""
-
-    def _held_before(self, checkout: Checkout) -> bool:
-        """Whether a module holds another one from the same place already: one is a singleton, two are a leak."""
-        return any(
-            known.carried
-            and self._own_frame(known) == self._own_frame(checkout)
-            and known.thread is checkout.thread
-            for known in self._ledger.outstanding(self._ledger.session)
-        )
-
-    def _own_frame(self, checkout: Checkout) -> tuple[CodeType, int] | None:
-        """The project's innermost frame of an origin; the pool's own frames are the same for everybody."""
-        frames = checkout.origin.frames()
-        return next((frame for frame in frames if self._tree.is_own(frame[0].co_filename)), None)
 
     # after the report
 
@@ -238,22 +187,6 @@ class Judge:
         thread = threading.Thread(target=reclaim, name="poolguard-reclaim", daemon=True)
         thread.start()
         thread.join(RECLAIM_LIMIT)
-
-
-def _held_in(checkout: Checkout) -> Callable[[Any], Iterable[object]]:
-    """Tells what objects of a checkout's library hold, where they hold it deep inside."""
-    return getattr(checkout.pool.driver, "held_in", lambda _thing: ())
-
-
-def _task_is_left(checkout: Checkout) -> bool:
-    """Whether a task's connection was left to a fixture already, which is to end the task, whoever started it."""
-    return bool(checkout.carried) and checkout.task is not None
-
-
-def _task_is_held(checkout: Checkout, fixture: Owner, pool: object) -> bool:
-    """Whether a fixture's value holds the task that has a connection: the fixture sees to its end."""
-    task = checkout.task.ref() if checkout.task is not None and checkout.task.is_unfinished() else None
-    return task is not None and holders.reaches(fixture.value(), task, pool)
 
 
 def _end_of(owner: Owner) -> str:

@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import gc
 import sys
+from collections import Counter
 from types import CodeType
 
 from pytest_poolguard import holders
+from pytest_poolguard.describe import Describe
+from pytest_poolguard.findings import Finding, connections
 from pytest_poolguard.keeping import module_that_keeps
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.origin import SourceTree
 from pytest_poolguard.records import Opening
+from pytest_poolguard.server import ServerWatch
 
 __all__ = ["Leftovers"]
 
@@ -24,9 +28,29 @@ __all__ = ["Leftovers"]
 class Leftovers:
     """Looks for them among the connections that the ledger has seen opened."""
 
-    def __init__(self, ledger: Ledger, tree: SourceTree) -> None:
+    def __init__(self, ledger: Ledger, tree: SourceTree, describe: Describe) -> None:
         self._ledger = ledger
         self._tree = tree
+        self._describe = describe
+
+    def find(self, server: ServerWatch) -> tuple[list[Finding], list[str]]:
+        """What this process still has open, that the server still lists: findings, and lines of information."""
+        findings = []
+        kept: Counter[tuple[str, str]] = Counter()
+        for opening, words in server.backends(self.candidates()).items():
+            if opening.is_closed():  # by another thread, just now
+                continue
+            opening.told = True
+            finding = self._describe.backend(opening, words, self.reason_to_stay(opening))
+            library = self._describe.opened_by_library(opening)
+            if library:
+                kept[library, str(finding.acquired)] += 1
+            else:
+                findings.append(finding)
+        return findings, [
+            f"{connections(count)} of {library} still open at the end, opened for {place}"
+            for (library, place), count in kept.items()
+        ]
 
     def candidates(self) -> list[Opening]:
         """Connections to real servers that are open, that no open pool keeps and no report of a leak has told."""

@@ -174,13 +174,16 @@ class Owners:
             _code(runner.pytest_runtest_call): "body",
             _code(runner.pytest_runtest_teardown): "teardown",
         }
-        for frame in reversed(running):
-            variables = frame.f_locals
-            if frame.f_code in phases and variables["item"].config is config:
-                begin_test(variables["item"])
-                self.enter(phases[frame.f_code])
-            elif frame.f_code is _code(fixtures.pytest_fixture_setup) and variables["request"].config is config:
+        setup = _code(fixtures.pytest_fixture_setup)
+        # No other frame's variables: a frame keeps what it was once asked for.
+        ours = [(one.f_code, one.f_locals) for one in running if one.f_code in phases or one.f_code is setup]
+        running.clear()  # this frame is among them, and would keep them all, with their locals, in a cycle
+        for code, variables in reversed(ours):
+            if code is setup and variables["request"].config is config:
                 self.begin_fixture(variables["fixturedef"], variables["request"])
+            elif code in phases and variables["item"].config is config:
+                begin_test(variables["item"])
+                self.enter(phases[code])
 
 
 def _code(function: Any) -> CodeType:

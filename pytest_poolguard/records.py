@@ -164,6 +164,11 @@ class Task:
         loop = self.loop()
         return loop is not None and loop.is_running() and self.is_unfinished()
 
+    def waits_for_its_loop(self) -> bool:
+        """Whether the task can go on only when somebody runs its loop again."""
+        loop = self.loop()
+        return loop is not None and not loop.is_running() and self.is_unfinished()
+
     def is_unfinished(self) -> bool:
         """Whether the task is not done, and may go on when its loop does."""
         task, loop = self.ref(), self.loop()

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_poolguard.drivers.psycopg2 import TERMS
+from pytest_poolguard.drivers.psycopg2.driver import TERMS
 from pytest_poolguard.hints import Hints
 from pytest_poolguard.origin import Origin, SourceTree, capture
 from pytest_poolguard.source import Source, calls, read
@@ -152,7 +152,7 @@ def test_code_whose_file_is_not_python_gets_the_hint_that_claims_least(tmp_path)
     found = {"capture": lambda: Origin(capture(frozenset(), 1))}
     exec(compile("\ndef page():\n    return capture()\norigin = page()", str(page), "exec"), found)
     checkout = SimpleNamespace(
-        origin=found["origin"], cause=None, closed_while_running=False, closed_with_pool=None
+        origin=found["origin"], cause=None, closed_while_running=False, closed_with_pool=None, framework=""
     )
     hints = Hints(SourceTree(str(tmp_path)), TERMS)
     keeper = hints.keeper(checkout)
@@ -168,6 +168,7 @@ def test_where_no_code_of_the_project_took_it_nobody_is_accused(tmp_path):
         cause=None,
         closed_while_running=False,
         closed_with_pool=None,
+        framework="",
     )
     hints = Hints(SourceTree(str(tmp_path), (__file__.rpartition("/")[0],)), TERMS)
     assert hints.keeper(checkout) is None

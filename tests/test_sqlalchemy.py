@@ -553,6 +553,7 @@ def test_it(inner):
 
 
 def test_an_asyncio_pool_on_a_pool_is_told_once(run):
+    pytest.importorskip("sqlalchemy", "2.0.16", reason="its asyncio engines have async_creator since")
     result = run(
         """
 import asyncpg
@@ -816,6 +817,31 @@ def test_closed_below(engine):
     assert hints["generator"].startswith("rows has not left its `with …connect()` block")
     assert hints["handed_on"] == "test_handed_on never gave it back; use `with engine.connect() as conn:`"
     assert hints["closed_below"].startswith("the driver's own connection was closed, which does not return it")
+
+
+def test_hints_are_the_same_where_a_marker_has_limits(run):
+    result = run(
+        """
+pytestmark = pytest.mark.pool(max=5, timeout=5)
+
+def test_connection(engine):
+    conn = engine.connect()
+    keep(conn)
+
+def test_session(engine):
+    session = keep(Session(engine))
+    session.execute(ONE)
+
+def test_raw(engine):
+    conn = engine.raw_connection()
+    keep(conn)
+"""
+    )
+    assert {f["nodeid"].rpartition("::test_")[2]: f["hint"].rpartition("; ")[2] for f in result.findings} == {
+        "connection": "use `with engine.connect() as conn:`",
+        "session": "use `with Session() as session:`",
+        "raw": "call close() in a finally block",
+    }
 
 
 def test_a_holder_that_comes_late_disturbs_nobody(run):

@@ -39,7 +39,7 @@ def cell(test: FunctionType, column: str) -> str:
     if all(applies):
         return "yes"
     if not any(applies):
-        return "–"
+        return "no"
     is_async = {library.is_async for library in column_libraries if library in those_of(test)}
     assert len(is_async) == 1, "neither all, nor all of a kind"
     return "async" if is_async.pop() else "sync"
@@ -53,7 +53,9 @@ def table() -> list[str]:
         if name.startswith("test_")
     ]
     lines = [f"| Case | {' | '.join(COLUMNS)} |", f"| --- |{' --- |' * len(COLUMNS)}"]
-    return lines + [f"| {case(test)} | {' | '.join(cell(test, column) for column in COLUMNS)} |" for test in tests]
+    return lines + [
+        f"| {case(test)} | {' | '.join(cell(test, column) for column in COLUMNS)} |" for test in tests
+    ]
 
 
 def test_the_table_is_what_is_tested():

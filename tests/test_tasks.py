@@ -219,6 +219,39 @@ class TestIt:
         assert "that task still runs, now at test_suite.py:" in result.text
 
 
+GOES_ON = """
+async def audit(pool, taken):
+    conn = await pool.getconn()
+    taken.set()
+    await asyncio.sleep(0.05)
+    if RETURNS:
+        await pool.putconn(conn)
+
+async def test_starts(pool):
+    taken = asyncio.Event()
+    asyncio.create_task(audit(pool, taken))
+    await taken.wait()
+
+async def test_goes_on(pool):
+    await asyncio.sleep(0.3)
+
+async def test_last(pool): pass
+"""
+
+
+@pytest.mark.parametrize("returns", [True, False])
+def test_a_task_that_goes_on_in_the_next_test_has_time_until_it_is_done(run_on_one_loop, returns):
+    """Its loop does not run between the tests: nobody could wait for it there."""
+    result = run_on_one_loop(GOES_ON.replace("RETURNS", str(returns)))
+    if returns:
+        result.assert_silent(passed=3)
+    else:
+        assert result.blamed == ["test_starts"]
+        assert result.sites == ["audit: conn = await pool.getconn()"]
+        assert "note: its task was not finished, and goes on when its event loop does" in result.text
+        assert result.result.ret == 1
+
+
 WORKER = """
 async def work(pool, jobs):
     while True:

@@ -12,7 +12,7 @@ __all__ = ["LIBRARIES", "Library", "where"]
 
 HEADER = """
 import asyncio, contextlib, gc, os, threading, time
-import psycopg2, pytest
+import psycopg2.pool, pytest
 {imports}
 
 DSN = os.environ["SUITE_DSN"]

@@ -11,8 +11,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from pytest_poolguard.drivers.desk import Desk
-from pytest_poolguard.drivers.managers import acquiring_async_manager, acquiring_manager
+from pytest_poolguard.drivers.inhouse.desk import Desk
+from pytest_poolguard.drivers.inhouse.managers import acquiring_async_manager, acquiring_manager
 
 __all__ = [
     "ASYNC_MANAGER",

@@ -17,11 +17,11 @@ from types import ModuleType
 from typing import Any
 
 from pytest_poolguard.drivers import dirty, libpq
-from pytest_poolguard.drivers.blocking import bound
 from pytest_poolguard.drivers.interface import State, Terms, Unsupported, Watch
 from pytest_poolguard.drivers.lines import Psycopg2Line, parameters
 from pytest_poolguard.drivers.moment import ask
 from pytest_poolguard.drivers.patching import Patches, class_tree
+from pytest_poolguard.drivers.psycopg2.blocking import bound
 from pytest_poolguard.origin import Origin, capture, printable
 from pytest_poolguard.records import Checkout, Pool
 from pytest_poolguard.redaction import redacted

@@ -18,10 +18,10 @@ from typing import Any
 
 from pytest_poolguard.drivers.interface import State, Terms, Unsupported, Watch
 from pytest_poolguard.drivers.patching import Patches
-from pytest_poolguard.drivers.sqlalchemy_limits import Limited
-from pytest_poolguard.drivers.sqlalchemy_notes import Notes
-from pytest_poolguard.drivers.sqlalchemy_sight import driver_connection, held_in, idle_entries, kill, state_of
-from pytest_poolguard.drivers.sqlalchemy_words import terms_of
+from pytest_poolguard.drivers.sqlalchemy.limits import Limited
+from pytest_poolguard.drivers.sqlalchemy.notes import Notes
+from pytest_poolguard.drivers.sqlalchemy.sight import driver_connection, held_in, idle_entries, kill, state_of
+from pytest_poolguard.drivers.sqlalchemy.words import terms_of
 from pytest_poolguard.records import Checkout, Pool
 
 __all__ = ["SQLAlchemy"]

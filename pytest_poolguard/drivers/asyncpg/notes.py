@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from pytest_poolguard.drivers.asyncpg_objects import Plumbing, is_closing, proxy_of, reference, state
+from pytest_poolguard.drivers.asyncpg.objects import Plumbing, is_closing, proxy_of, reference, state
 from pytest_poolguard.drivers.awaiting import splice
 from pytest_poolguard.drivers.interface import Driver, Watch
 from pytest_poolguard.origin import Origin, capture, printable

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from pytest_poolguard import holders
-from pytest_poolguard.drivers.border import Border
+from pytest_poolguard.drivers.inhouse.border import Border
 from pytest_poolguard.drivers.interface import Watch
 from pytest_poolguard.origin import Origin, capture, printable
 from pytest_poolguard.records import Checkout, Pool, Supply, Task

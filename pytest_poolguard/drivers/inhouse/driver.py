@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
-from pytest_poolguard.drivers import libpq, taking
-from pytest_poolguard.drivers.desk import Desk
+from pytest_poolguard.drivers import libpq
+from pytest_poolguard.drivers.inhouse import taking
+from pytest_poolguard.drivers.inhouse.desk import Desk
 from pytest_poolguard.drivers.interface import State, Terms, Unsupported, Watch
 from pytest_poolguard.drivers.patching import Patches, class_tree
 from pytest_poolguard.naming import PoolClass

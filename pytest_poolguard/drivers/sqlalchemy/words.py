@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 from pytest_poolguard.drivers.interface import Terms
 from pytest_poolguard.records import Checkout
 
-__all__ = ["PACKAGE", "terms_of"]
+__all__ = ["is_library", "terms_of"]
 
-#: The part of a source file's name that makes it one of SQLAlchemy's.
-PACKAGE = f"{os.sep}sqlalchemy{os.sep}"
-#: Source files, of which one is among the frames between the project's code and the pool's.
-SESSIONS = tuple(
-    os.path.join(PACKAGE, *path) for path in (("orm", "session.py"), ("ext", "asyncio", "session.py"))
-)
-POOLS = os.path.join(PACKAGE, "pool", "")
-ENGINE = os.path.join(PACKAGE, "engine", "base.py")
+#: Source files of SQLAlchemy's, of which one is among the frames between the project's code and the pool's.
+SESSIONS = (os.path.join("orm", "session.py"), os.path.join("ext", "asyncio", "session.py"))
+POOLS = f"pool{os.sep}"
+#: The folder of what stands in between where a marker has limits.
+OWN = os.path.dirname(__file__) + os.sep
 
 
 def terms_of(pool: Any, checkout: Checkout | None) -> Terms:
@@ -34,14 +32,14 @@ def terms_of(pool: Any, checkout: Checkout | None) -> Terms:
         giver="connection",
         with_returns=True,
     )
-    if any(file.endswith(SESSIONS) for file, _ in calls):
+    if any(file in SESSIONS for file, _ in calls):
         method = next((name for name in reversed(names) if not name.startswith("_")), "")
         return _with(terms, take=method, giver="taker", cure=f"use `{word}with Session() as session:`")
-    if "begin" in names:
+    if names[-1:] == ["begin"]:
         return _with(terms, take="begin", cure=f"the end of the `{word}with engine.begin()` block does")
-    if "raw_connection" in names:
+    if names[-1:] == ["raw_connection"]:
         return _with(terms, take="raw_connection", cure="call close() in a finally block")
-    if calls and all(POOLS in file for file, _ in calls):
+    if calls and all(file.startswith(POOLS) for file, _ in calls):
         return _with(terms, cure="call close() in a finally block")
     return terms
 
@@ -54,8 +52,19 @@ def _calls(checkout: Checkout) -> list[tuple[str, str]]:
     """File and function of SQLAlchemy's own frames of an origin, innermost first."""
     found = []
     for code, _ in checkout.origin.frames():
-        if PACKAGE in code.co_filename:
-            found.append((code.co_filename, code.co_name))
-        elif found and not (code.co_filename.startswith("<") or code.co_filename.endswith("contextlib.py")):
-            break  # neither what its decorators generate, nor a context manager's own
+        file = code.co_filename
+        if is_library(file):
+            found.append((file[len(_folder()) :], code.co_name))
+        # What its decorators generate, and a context manager's own, stand in between.
+        elif not file.startswith(("<", OWN)) and not file.endswith("contextlib.py"):
+            break
     return found
+
+
+def is_library(file: str) -> bool:
+    """Whether a source file is one of SQLAlchemy's."""
+    return file.startswith(_folder())
+
+
+def _folder() -> str:
+    return os.path.dirname(str(sys.modules["sqlalchemy"].__file__)) + os.sep

@@ -6,6 +6,7 @@ the two are told apart by whether the proxy is still there.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import weakref
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from threading import get_ident
 from typing import Any
 
 from pytest_poolguard.drivers.interface import Watch
-from pytest_poolguard.drivers.sqlalchemy_sight import (
+from pytest_poolguard.drivers.sqlalchemy.sight import (
     dialect_of,
     driver_connection,
     is_done,
@@ -23,7 +24,7 @@ from pytest_poolguard.drivers.sqlalchemy_sight import (
     replaced_by,
     unwrapped,
 )
-from pytest_poolguard.drivers.sqlalchemy_words import PACKAGE
+from pytest_poolguard.drivers.sqlalchemy.words import is_library
 from pytest_poolguard.origin import Origin, capture, capture_from
 from pytest_poolguard.records import Checkout, Opening, Owner, Pool, Task
 
@@ -77,10 +78,10 @@ class Notes:
                         skip = OWN_FRAMES
                     checkout = check_out(record, proxy, skip)
                     if checkout is not None:
-                        if pool._dialect.is_async:  # noqa: SLF001
-                            notes._in_a_task(checkout)
                         if not shared or record not in shared:
                             out[id(entry)] = checkout
+                        if pool._dialect.is_async:  # noqa: SLF001
+                            notes._in_a_task(checkout)
                 except Exception as error:
                     watch.on_fault("noting a checkout", error)
 
@@ -189,7 +190,7 @@ class Notes:
     def _hand_over(self, opening: Opening) -> None:
         """A connection is a pool's no longer: whoever has detached it is to close it."""
         stack = Origin(capture(self._watch.ledger.stops, 2))
-        own = next((n for n, (code, _) in enumerate(stack.frames()) if PACKAGE not in code.co_filename), 0)
+        own = next((n for n, (code, _) in enumerate(stack.frames()) if not is_library(code.co_filename)), 0)
         del stack[: 2 * own]
         opening.pool, opening.opened, opening.owner = None, stack, self._watch.ledger.present
         opening.phase = opening.owner.phase
@@ -197,9 +198,10 @@ class Notes:
 
     def _in_a_task(self, checkout: Checkout) -> None:
         """Note the task that has it, and go on with the stack where the greenlet was started that runs for it."""
-        task = sys.modules["asyncio"].current_task()
-        if task is not None:
-            checkout.task = Task(task, self._watch.ledger.starter.get())
+        with contextlib.suppress(RuntimeError):  # another loop than asyncio's
+            task = sys.modules["asyncio"].current_task()
+            if task is not None:
+                checkout.task = Task(task, self._watch.ledger.starter.get())
         greenlet = sys.modules["greenlet"].getcurrent()
         while greenlet is not None and type(greenlet).__module__.startswith("sqlalchemy."):
             greenlet = greenlet.parent
@@ -211,8 +213,9 @@ class Notes:
         in_collection = self._collector == get_ident()
         if proxy is None or (in_collection and not is_done(proxy)):
             # An asyncio pool can't give it back: it is closed, and there is an error in the log.
-            is_async = checkout.task is not None
-            self._watch.ledger.dropped(checkout, harmless=not in_collection and not is_async)
+            pool: Any = checkout.pool.ref()
+            harmless = not in_collection and pool is not None and not pool._dialect.is_async  # noqa: SLF001
+            self._watch.ledger.dropped(checkout, harmless=harmless)
         else:
             self._watch.ledger.give_back(checkout.pool.ref(), proxy)
 

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
-from pytest_poolguard.drivers.asyncpg_limits import Limited
-from pytest_poolguard.drivers.asyncpg_notes import Notes
-from pytest_poolguard.drivers.asyncpg_objects import is_closing, state, terminate
+from pytest_poolguard.drivers.asyncpg.limits import Limited
+from pytest_poolguard.drivers.asyncpg.notes import Notes
+from pytest_poolguard.drivers.asyncpg.objects import is_closing, state, terminate
 from pytest_poolguard.drivers.interface import State, Terms, Unsupported, Watch
 from pytest_poolguard.drivers.patching import Patches, class_tree
 from pytest_poolguard.records import Checkout
@@ -262,7 +262,9 @@ class Asyncpg:
         async def close(self: Any) -> None:
             __tracebackhide__ = True
             seconds = ledger.present.limits.timeout
-            record = ledger.pool(self) if watch.active and seconds is not None else None
+            record = ledger.pool(self) if watch.active else None
+            if record is not None:
+                record.was_closed = True
             if seconds is None or record is None:
                 await original(self)
             else:

@@ -1,0 +1,1 @@
+"""Pool classes that the ini file names."""

@@ -1,0 +1,207 @@
+"""What takes the place of the methods of psycopg_pool's pools.
+
+What the caller gets, and the signatures, are the originals'.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import time
+from collections.abc import Callable
+from sys import _getframe
+from typing import Any
+
+from pytest_poolguard.drivers import dirty
+from pytest_poolguard.drivers.gate import PAUSE
+from pytest_poolguard.drivers.psycopg_pool.notes import Notes
+from pytest_poolguard.drivers.tasks import ASYNCHRONOUS, note_task
+from pytest_poolguard.records import Task
+
+__all__ = [
+    "watched_async_getconn",
+    "watched_async_putconn",
+    "watched_close",
+    "watched_getconn",
+    "watched_init",
+    "watched_putconn",
+]
+
+
+def watched_init(notes: Notes, original: Callable[..., Any]) -> Callable[..., Any]:
+    """``BasePool.__init__``: a pool is made."""
+    watch = notes.watch
+
+    @functools.wraps(original)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+        __tracebackhide__ = True
+        original(self, *args, **kwargs)
+        if watch.active:
+            try:
+                notes.new_pool(self, made_known=True)
+            except Exception as error:
+                watch.on_fault("noting a pool", error)
+
+    return __init__
+
+
+def watched_getconn(notes: Notes, original: Callable[..., Any], error: type[Exception]) -> Callable[..., Any]:
+    """``ConnectionPool.getconn``; ``error`` is what an exhausted pool raises."""
+    watch, ledger = notes.watch, notes.watch.ledger
+    records = ledger.records
+
+    @functools.wraps(original)
+    def getconn(self: Any, timeout: float | None = None) -> Any:
+        __tracebackhide__ = True
+        limits = ledger.present.limits
+        way = None
+        if limits.max is not None or limits.timeout is not None:
+            way = notes.way(self, limits, timeout, error)
+            for _ in way:
+                time.sleep(PAUSE)
+            timeout = way.left
+        try:
+            connection = original(self, timeout)
+            if watch.active:
+                try:
+                    record = records.get(id(self))  # as in ledger.pool(), without the call
+                    if record is None or record.ref() is not self:
+                        record = notes.new_pool(self, made_known=False)
+                    ledger.check_out(record, connection)
+                except Exception as fault:
+                    watch.on_fault("noting a checkout", fault)
+            return connection
+        finally:
+            if way is not None:
+                way.leave()
+
+    return getconn
+
+
+def watched_async_getconn(
+    notes: Notes, original: Callable[..., Any], error: type[Exception]
+) -> Callable[..., Any]:
+    """``AsyncConnectionPool.getconn``, likewise."""
+    watch, ledger = notes.watch, notes.watch.ledger
+    asyncio = sys.modules["asyncio"]  # the library has imported it
+    current_task, sleep, records = asyncio.current_task, asyncio.sleep, ledger.records
+    last: Task | None = None
+
+    @functools.wraps(original)
+    async def getconn(self: Any, timeout: float | None = None) -> Any:
+        nonlocal last
+        __tracebackhide__ = True
+        waiting = None if _getframe(1).f_code.co_flags & ASYNCHRONOUS else notes.who_waits()
+        limits = ledger.present.limits
+        way = None
+        if limits.max is not None or limits.timeout is not None:
+            way = notes.way(self, limits, timeout, error)
+            for _ in way:
+                await sleep(PAUSE)
+            timeout = way.left
+        try:
+            connection = await original(self, timeout)
+            if watch.active:
+                try:
+                    record = records.get(id(self))  # as in ledger.pool(), without the call
+                    if record is None or record.ref() is not self:
+                        record = notes.new_pool(self, made_known=False)
+                    checkout = ledger.check_out(record, connection)
+                    task = current_task()
+                    if checkout is None or task is None:
+                        pass
+                    elif waiting is None and last is not None and last.ref() is task:
+                        checkout.task = last  # the same as before
+                    else:
+                        last = note_task(checkout, task, ledger, waiting)
+                except Exception as fault:
+                    watch.on_fault("noting a checkout", fault)
+            return connection
+        finally:
+            if way is not None:
+                way.leave()
+
+    return getconn
+
+
+def watched_putconn(notes: Notes, original: Callable[..., Any]) -> Callable[..., Any]:
+    """``ConnectionPool.putconn``."""
+    watch, give_back = notes.watch, notes.watch.ledger.give_back
+    reclaiming = notes.reclaiming
+
+    @functools.wraps(original)
+    def putconn(self: Any, conn: Any) -> Any:
+        __tracebackhide__ = True
+        if reclaiming.any_yet and reclaiming.was_handed_in(conn):
+            return None  # a late return: its holder need not notice
+        checkout = None
+        if watch.active:
+            try:
+                checkout = give_back(self, conn)
+            except Exception as error:
+                watch.on_fault("noting a return", error)
+        lost = watch.dirty_returns and checkout is not None and checkout.returned and dirty.psycopg_wrote(conn)
+        try:
+            result = original(self, conn)
+        except BaseException as error:
+            if checkout is not None:
+                notes.not_returned(self, conn, checkout, error)
+            raise
+        if lost and checkout is not None:
+            dirty.note(watch, checkout)
+        if notes.gates.any_raised:
+            notes.cut_down(self)
+        return result
+
+    return putconn
+
+
+def watched_async_putconn(notes: Notes, original: Callable[..., Any]) -> Callable[..., Any]:
+    """``AsyncConnectionPool.putconn``."""
+    watch, give_back = notes.watch, notes.watch.ledger.give_back
+    reclaiming = notes.reclaiming
+
+    @functools.wraps(original)
+    async def putconn(self: Any, conn: Any) -> Any:
+        __tracebackhide__ = True
+        if reclaiming.any_yet and reclaiming.was_handed_in(conn):
+            return None  # a late return: its holder need not notice
+        checkout = None
+        if watch.active:
+            try:
+                checkout = give_back(self, conn)
+            except Exception as error:
+                watch.on_fault("noting a return", error)
+        answer = None
+        if watch.dirty_returns and checkout is not None and checkout.returned:
+            answer = await dirty.psycopg_wrote_async(conn)
+        try:
+            result = await original(self, conn)
+        except BaseException as error:
+            if checkout is not None:
+                notes.not_returned(self, conn, checkout, error)
+            raise
+        if notes.gates.any_raised:
+            notes.cut_down(self)
+        if answer is not None and checkout is not None:
+            dirty.settle(watch, checkout, answer)
+        return result
+
+    return putconn
+
+
+def watched_close(notes: Notes, original: Callable[..., Any]) -> Callable[..., Any]:
+    """``ConnectionPool.close``; the asynchronous one, too: what it returns is awaited by its caller."""
+    watch = notes.watch
+
+    @functools.wraps(original)
+    def close(self: Any, timeout: float = 5.0) -> Any:
+        __tracebackhide__ = True
+        if watch.active:
+            try:
+                notes.record(self).was_closed = True
+            except Exception as error:
+                watch.on_fault("noting that a pool was closed", error)
+        return original(self, timeout)
+
+    return close
