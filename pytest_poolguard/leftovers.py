@@ -72,7 +72,8 @@ class Leftovers:
             opening.server is not None
             and not opening.told
             and not opening.is_closed()
-            and not (pool is not None and pool.is_open())
+            # A pool that nobody closed is told as that, though it may be gone by now.
+            and (pool is None or pool.was_closed)
             and self._ledger.held_by(opening.ref()) is None
             # A test that was interrupted in the middle is not judged.
             and (opening.owner.finished or opening.owner is self._ledger.session)
