@@ -1020,3 +1020,19 @@ async def test_tasks(poolguard):
     )
     result.assert_silent(passed=2)
     assert result.data["checkouts"] == 10 * 20 + 10 * 5
+
+
+def test_a_limit_is_no_part_of_the_stack_that_is_told(run):
+    result = run(
+        """
+@pytest.mark.pool(max=2, timeout=5)
+@pytest.mark.parametrize("returns", [True, False])
+def test_it(engine, returns):
+    conn = keep(engine.connect())
+    if returns:
+        conn.close()
+"""
+    )
+    (finding,) = result.findings
+    assert finding["stack"][0]["function"] == "test_it"
+    assert not [place for place in finding["stack"] if "pytest_poolguard" in place["file"]]
