@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextvars import ContextVar
-from types import CodeType, FrameType, FunctionType, MemberDescriptorType, ModuleType
+from types import CodeType, FunctionType, MemberDescriptorType, ModuleType
 from typing import Any
 
 from pytest_poolguard.origin import Origin
@@ -30,7 +30,6 @@ __all__ = [
     "in_call_that_took_it",
     "is_alive",
     "is_referenced",
-    "only_tracebacks_keep",
     "reaches",
     "wait",
 ]
@@ -158,38 +157,6 @@ def _pauses(code: CodeType) -> bool:
 def _nested(code: CodeType) -> list[CodeType]:
     inner = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
     return inner + [deeper for one in inner for deeper in _nested(one)]
-
-
-def only_tracebacks_keep(thing: object) -> bool:
-    """Whether nothing refers to something but an exception, or ended calls, which its traceback keeps."""
-    running = []
-    for frame in sys._current_frames().values():  # noqa: SLF001 - there is no public way
-        above: FrameType | None = frame
-        while above is not None:
-            running.append(above)
-            above = above.f_back
-    return _only_ended_calls_keep(thing, {id(frame) for frame in running}, {id(running)}, 2)
-
-
-def _only_ended_calls_keep(thing: object, running: set[int], ours: set[int], steps: int) -> bool:
-    keepers = gc.get_referrers(thing)
-    ours.add(id(keepers))
-    found = False
-    for keeper in keepers:  # no generator: that would be another one
-        if isinstance(keeper, FrameType):
-            if keeper.f_code.co_filename == __file__:
-                continue
-            kept = id(keeper) not in running
-        elif id(keeper) in ours:
-            continue
-        elif isinstance(keeper, BaseException):  # psycopg2's have the cursor
-            kept = True
-        else:
-            kept = steps > 0 and _only_ended_calls_keep(keeper, running, ours, steps - 1)
-        if not kept:
-            return False
-        found = True
-    return found
 
 
 def reaches(

@@ -8,115 +8,27 @@ operations are atomic; each method is built from those.
 from __future__ import annotations
 
 import sys
-import threading
-from collections.abc import Callable
-from contextvars import ContextVar
 from threading import get_ident
-from typing import Any
-from weakref import ref
 
 from pytest_poolguard.clock import Clock
 from pytest_poolguard.origin import Origin, capture
-from pytest_poolguard.records import Checkout, Opening, Owner, Pool, Reference, Supply, Task
+from pytest_poolguard.records import Checkout, Owner, Pool, Task
+from pytest_poolguard.registry import Registry
 
 __all__ = ["Ledger"]
 
 
-class Ledger:
-    """Every watched pool, connection and checkout of one run."""
+class Ledger(Registry):
+    """Every checkout of one run, and what it has on record."""
 
     def __init__(self, clock: Clock, session: Owner, stops: frozenset[str] = frozenset()) -> None:
+        super().__init__(session, stops)
         self.clock = clock
-        self.session = session
-        self.present = session  #: the owner of whatever is taken now
-        #: who was present when the running task was started: tasks inherit it
-        self.starter: ContextVar[Owner] = ContextVar("poolguard-starter", default=session)
-        #: what the running code takes and opens, it does for a pool
-        self.supply: ContextVar[Supply | None] = ContextVar("poolguard-supply", default=None)
-        self.stops = stops
         self.overdue: list[Checkout] = []  #: those that were out for longer than their owner's limit
         self.dirty: list[Checkout] = []  #: those that were given back in the middle of a transaction that wrote
-        self.pools_seen = 0
         self.taken = 0
         self._out: dict[int, Checkout] = {}
-        self.records: dict[int, Pool] = {}  #: of pools, by their id(); for :meth:`pool` where calls are dear
-        self._openings: dict[int, Opening] = {}
-        self.main_thread = threading.main_thread().ident or 0
-        self._threads: dict[int, Any] = getattr(threading, "_active", {})
         self._lost = 0
-        self._on_limits: list[Callable[[], None]] = []
-
-    def now_present(self, owner: Owner) -> None:
-        """From now on an owner answers for what is taken, and for the tasks that are started."""
-        self.present = owner
-        self.starter.set(owner)
-        if self._on_limits and owner.limits.bound_taking:
-            self.once_limited()
-
-    def once_limited(self, prepare: Callable[[], None] | None = None) -> None:
-        """Have something prepared as soon as an owner has limits for taking connections: most never have."""
-        if prepare is not None:
-            self._on_limits.append(prepare)
-        while self._on_limits and self.present.limits.bound_taking:
-            self._on_limits.pop()()
-
-    # pools and connections
-
-    def pool(self, pool: object) -> Pool | None:
-        """The record of a pool, None for one that was not seen before."""
-        record = self.records.get(id(pool))
-        return record if record is not None and record.ref() is pool else None
-
-    def add_pool(
-        self,
-        pool: object,
-        driver: Any,
-        label: str,
-        made: Origin,
-        *,
-        made_known: bool,
-        owner: Owner | None = None,
-        reference: Reference = ref,
-    ) -> Pool:
-        """Remember a pool; ``made`` is where it was made, or else first used.
-
-        ``owner`` has made it; by default, and where that one is finished, it is the one who is present.
-        """
-        if owner is None or owner.finished:
-            owner = self.present
-        record = self.records[id(pool)] = Pool(
-            pool, driver, label, made, owner, made_known=made_known, reference=reference
-        )
-        owner.made.append(record)
-        self.pools_seen += 1
-        return record
-
-    def pools(self) -> list[Pool]:
-        """Every pool seen that is still alive, in the order in which they were made."""
-        return [record for record in list(self.records.values()) if record.ref() is not None]
-
-    def opened(self, connection: object, driver: Any) -> Opening:
-        """Remember a connection that was just opened, by the caller's caller."""
-        opening = Opening(connection, driver, Origin(capture(self.stops, 2)), self.present, self.this_thread())
-        opening.task = self._this_task()
-        self._openings[id(connection)] = opening
-        self.present.opened.append(opening)
-        supply = self.supply.get()
-        if supply is not None:
-            opening.pool = supply.pool
-            supply.openings += (opening,)
-        return opening
-
-    def opening(self, connection: object) -> Opening | None:
-        """How a connection was opened, None if it was not seen."""
-        opening = self._openings.get(id(connection))
-        return opening if opening is not None and opening.ref() is connection else None
-
-    def openings(self) -> list[Opening]:
-        """The connections that still exist in this process, open or closed."""
-        return [opening for opening in list(self._openings.values()) if opening.ref() is not None]
-
-    # checkouts
 
     def check_out(self, pool: Pool, connection: object, skip: int = 2) -> Checkout | None:
         """Note that the caller's caller took a connection; None if it is out already (same pool, same key).
@@ -222,21 +134,6 @@ class Ledger:
         self._out[checkout.key] = checkout.owner.out[checkout.key] = checkout
         if checkout in self.overdue:
             self.overdue.remove(checkout)
-
-    def this_thread(self) -> Any:
-        """The running thread as a holder: None for the main one, its bare ident where threading has no Thread."""
-        ident = get_ident()
-        # Not threading.current_thread(): that makes, and keeps, a dummy for a foreign thread.
-        return None if ident == self.main_thread else self._threads.get(ident, ident)
-
-    def _this_task(self) -> Task | None:
-        """The running asyncio task, where somebody has imported asyncio and runs one."""
-        asyncio = sys.modules.get("asyncio")
-        try:
-            task = asyncio.current_task() if asyncio is not None else None
-        except RuntimeError:  # no loop runs here
-            return None
-        return Task(task, self.starter.get()) if task is not None else None
 
     def held_by(self, connection: object) -> Checkout | None:
         """The checkout of a connection that is out."""

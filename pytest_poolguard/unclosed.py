@@ -16,7 +16,7 @@ from types import CodeType
 from pytest_poolguard import holders
 from pytest_poolguard.describe import Describe
 from pytest_poolguard.findings import FAILED, WARNED, Finding
-from pytest_poolguard.keeping import module_that_keeps
+from pytest_poolguard.keeping import module_that_keeps, only_tracebacks_keep
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.origin import Origin, SourceTree
 from pytest_poolguard.owners import Owners
@@ -200,4 +200,4 @@ def _is_gone(suspect: _Suspect) -> bool:
 def _is_abandoned(opening: Opening) -> bool:
     """Whether a thread that still runs has lost a connection: the call that opened it failed, and left it so."""
     is_another = isinstance(opening.thread, threading.Thread) and opening.thread.is_alive()
-    return is_another and opening.task is None and holders.only_tracebacks_keep(opening.ref())
+    return is_another and opening.task is None and only_tracebacks_keep(opening.ref())
