@@ -33,7 +33,7 @@ class Standby:
         modules = [(library, name) for library, (_, names) in LIBRARIES.items() for name in names]
         self._imports = ImportWatch({name: partial(self._imported, library, name) for library, name in modules})
         if settings.pools:
-            from pytest_poolguard.drivers.inhouse.driver import InHouse  # noqa: PLC0415 - few suites name some
+            from pytest_poolguard.drivers.inhouse import InHouse  # noqa: PLC0415 - few suites name some
 
             for pool_class in settings.pools:
                 self.add(InHouse(pool_class))

@@ -747,7 +747,7 @@ def test_a_hook_adds_drivers(run, suite, where, processes):
     suite.file(
         "conftest.py" if where == "conftest" else "a_plugin.py",
         """
-from pytest_poolguard.drivers.inhouse.driver import InHouse
+from pytest_poolguard.drivers.inhouse import InHouse
 from pytest_poolguard.naming import PoolClass
 
 def pytest_poolguard_drivers(config):
