@@ -228,7 +228,7 @@ async def test_many(pool, poolguard):
     async def work():
         for _ in range(10):
             conn = await pool.checkout()
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.05)
             await pool.checkin(conn)
     await asyncio.gather(*[work() for _ in range(5)])
     assert poolguard.checked_out == 0

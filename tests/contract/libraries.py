@@ -133,9 +133,14 @@ URL = "postgresql+{driver}" + os.environ["SUITE_DSN"].removeprefix("postgresql")
 
 connections = []
 
-@event.listens_for(Engine, "engine_connect")
 def keep(conn):
     connections.append([[[[[conn]]]]])  # what nobody refers to comes back by itself
+
+@pytest.fixture(scope="module", autouse=True)
+def kept():
+    event.listen(Engine, "engine_connect", keep)
+    yield
+    event.remove(Engine, "engine_connect", keep)  # which would be there for other suites of this process
 
 @pytest.fixture(autouse=True)
 def collected():
