@@ -29,7 +29,8 @@ from pytest_poolguard.marker import Expectations, expectations
 from pytest_poolguard.origin import SourceTree, printable
 from pytest_poolguard.owners import Owners, boundaries
 from pytest_poolguard.records import Limits, Opening, Owner
-from pytest_poolguard.server import Ask, ServerWatch
+from pytest_poolguard.server.activity import Ask
+from pytest_poolguard.server.watch import ServerWatch
 from pytest_poolguard.settings import Settings
 from pytest_poolguard.tally import Tally
 from pytest_poolguard.unclosed import Unclosed

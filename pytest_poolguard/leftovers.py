@@ -20,7 +20,7 @@ from pytest_poolguard.keeping import module_that_keeps
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.origin import SourceTree
 from pytest_poolguard.records import Opening
-from pytest_poolguard.server import ServerWatch
+from pytest_poolguard.server.watch import ServerWatch
 
 __all__ = ["Leftovers"]
 

@@ -9,7 +9,7 @@ import psycopg
 import psycopg_pool  # noqa: F401
 import pytest
 
-from pytest_poolguard import server as server_module
+from pytest_poolguard.server import watch as watch_module
 
 HEADER = """
 import asyncio, gc, os, threading, weakref
@@ -249,7 +249,7 @@ def test_it(guard):
 
 
 def test_a_server_that_no_longer_answers_is_one_line_and_no_hang(run, relay, monkeypatch):
-    monkeypatch.setattr(server_module, "PATIENCE", 0.5)
+    monkeypatch.setattr(watch_module, "PATIENCE", 0.5)
     monkeypatch.setenv("SUITE_DSN", relay.dsn)
     relay.silent_after = 1
     result = run(

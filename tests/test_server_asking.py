@@ -11,9 +11,10 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from pytest_poolguard import server as server_module
 from pytest_poolguard.records import Opening, Owner
-from pytest_poolguard.server import ServerWatch, statement_shape
+from pytest_poolguard.server import watch as watch_module
+from pytest_poolguard.server.activity import statement_shape
+from pytest_poolguard.server.watch import ServerWatch
 
 LEFT = """
 kept = []
@@ -339,7 +340,7 @@ def test_a_role_that_may_not_use_the_maintenance_database_uses_its_own(suite, ow
 
 
 def test_a_server_that_no_longer_answers_is_one_line_and_no_hang(suite, relay, monkeypatch):
-    monkeypatch.setattr(server_module, "PATIENCE", 0.5)
+    monkeypatch.setattr(watch_module, "PATIENCE", 0.5)
     monkeypatch.setenv("SUITE_DSN", relay.dsn)
     relay.silent_after = 1
     assert "no answer within 0.5 s" in the_notice(suite.run(LEFT.replace("THEN", "")))

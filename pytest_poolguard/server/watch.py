@@ -7,78 +7,23 @@ doubt it is somebody else's. A server that can't be asked is told once, and chan
 from __future__ import annotations
 
 import os
-import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from pytest_poolguard.drivers.interface import Unaskable
 from pytest_poolguard.origin import printable
 from pytest_poolguard.records import Opening
+from pytest_poolguard.server.activity import PATIENCE, STATEMENTS, Ask, Backend
 
-__all__ = ["Ask", "ServerWatch", "statement_shape"]
+__all__ = ["ServerWatch"]
 
-#: Runs statements on a server over a connection of a moment: the server of the given DSN, else one's own, within
-#: so many seconds. Returns the last statement's rows, texts as bytes; raises Unaskable.
-Ask = Callable[[Sequence[str], str, float], list[tuple[Any, ...]]]
-
-#: Seconds that one look may take.
-PATIENCE = 3.0
 #: Seconds by which the two ends of a connection may differ about its age. Both measure a duration, so their
 #: clocks need not agree. Ours begins when the connection is there, the server's before it asks for a password,
 #: and a machine that was suspended in between has lost track: those are not judged. What this keeps apart are
 #: backends whose pids are the same by accident, on another server or behind a connection pooler.
 TOLERANCE = 10.0
-
-ACTIVITY = """
-SELECT pid, coalesce(backend_type, ''), coalesce(state, ''), coalesce(application_name, ''),
-       coalesce(query, ''), coalesce(extract(epoch FROM clock_timestamp() - state_change), 0)::float8,
-       extract(epoch FROM clock_timestamp() - backend_start)::float8,
-       extract(epoch FROM backend_start)::float8
-  FROM pg_catalog.pg_stat_activity
-"""
-STATEMENTS = (f"SET statement_timeout = {PATIENCE * 1000:.0f}", ACTIVITY)
-
-LITERAL = re.compile(
-    r"""
-    [eE]'(?:\\.|[^'\\])*(?:'|$) | '(?:''|[^'])*(?:'|$)   # strings, also one that was cut off
-  | \$(\w*)\$.*?(?:\$\1\$|$)                             # dollar-quoted strings
-  | (?<![\w$"])\d+(?:\.\d+)?(?:e[+-]?\d+)?               # numbers
-    """,
-    re.VERBOSE | re.DOTALL,
-)
-STATEMENT_WIDTH = 80
-
-
-def statement_shape(sql: str) -> str:
-    """A statement on one line, without its literals: those may be anybody's secrets."""
-    shape = printable(" ".join(LITERAL.sub("?", sql).split()))
-    return shape if len(shape) <= STATEMENT_WIDTH else shape[: STATEMENT_WIDTH - 1] + "…"
-
-
-@dataclass(frozen=True)
-class _Backend:
-    """A row of pg_stat_activity. Of roles whose backends one may not see, it has little more than the pid."""
-
-    pid: int
-    kind: bytes
-    state: bytes
-    application: bytes
-    query: bytes
-    state_age: float  #: seconds
-    age: float | None  #: seconds
-    start: float | None  #: by the server's clock
-
-    def words(self) -> dict[str, str]:
-        """What a finding says of it."""
-        return {
-            "state": printable(_text(self.state)),
-            "state_seconds": f"{self.state_age:.3f}",
-            "age_seconds": f"{self.age or 0:.3f}",
-            "application": printable(_text(self.application)),
-            "statement": statement_shape(_text(self.query)),
-        }
 
 
 @dataclass
@@ -90,7 +35,7 @@ class _Server:
     answers: bool = True  #: it lists our connections when it is asked
     before: frozenset[tuple[int, float | None]] = frozenset()  #: who was there before us: pid, start
 
-    def is_behind(self, opening: Opening, row: _Backend) -> bool:
+    def is_behind(self, opening: Opening, row: Backend) -> bool:
         """Whether a backend with the pid of a connection's is that connection's."""
         was_here = (row.pid, row.start) in self.before
         return row.kind == b"client backend" and not was_here and _fits(row, opening)
@@ -157,13 +102,13 @@ class ServerWatch:
                     found[opening] = row.words()
         return found
 
-    def _activity(self, server: _Server) -> dict[int | None, _Backend] | None:
+    def _activity(self, server: _Server) -> dict[int | None, Backend] | None:
         """Who is connected to a server, by pid; None if it can't be asked, which is told once."""
         if not server.answers:
             return None
         try:
             rows = server.ask(STATEMENTS, self._dsn, PATIENCE)
-            return {row[0]: _Backend(*row) for row in rows}
+            return {row[0]: Backend(*row) for row in rows}
         except Exception as error:
             server.answers = False
             # Other texts than the driver's own may hold a password.
@@ -178,10 +123,6 @@ class ServerWatch:
         return "the server of poolguard_dsn" if self._dsn else server.name
 
 
-def _fits(row: _Backend, opening: Opening) -> bool:
+def _fits(row: Backend, opening: Opening) -> bool:
     age = time.monotonic() - opening.at
     return row.age is not None and abs(row.age - age) <= TOLERANCE
-
-
-def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "replace")

@@ -1,0 +1,1 @@
+"""What the servers say: who is connected, and what they hold."""
