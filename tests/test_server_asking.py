@@ -13,7 +13,7 @@ import pytest
 
 from pytest_poolguard.records import Opening, Owner
 from pytest_poolguard.server import watch as watch_module
-from pytest_poolguard.server.activity import statement_shape
+from pytest_poolguard.server.statements import statement_shape
 from pytest_poolguard.server.watch import ServerWatch
 
 LEFT = """

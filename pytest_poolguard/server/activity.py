@@ -1,15 +1,15 @@
-"""One look at ``pg_stat_activity``: what is asked, and what a row of it says."""
+"""One look at ``pg_stat_activity``: what is asked, and what the answer says."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pytest_poolguard.origin import printable
+from pytest_poolguard.server.statements import Shown, text_of
 
-__all__ = ["PATIENCE", "STATEMENTS", "Ask", "Backend", "statement_shape"]
+__all__ = ["PATIENCE", "STATEMENTS", "Ask", "Backend", "Look"]
 
 #: Runs statements on a server over a connection of a moment: the server of the given DSN, else one's own, within
 #: so many seconds. Returns the last statement's rows, texts as bytes; raises Unaskable.
@@ -17,30 +17,22 @@ Ask = Callable[[Sequence[str], str, float], list[tuple[Any, ...]]]
 
 #: Seconds that one look may take.
 PATIENCE = 3.0
+#: Every backend but our own; what is said of the whole server stands in each row. ``reserved_connections`` came
+#: with PostgreSQL 16.
 ACTIVITY = """
 SELECT pid, coalesce(backend_type, ''), coalesce(state, ''), coalesce(application_name, ''),
        coalesce(query, ''), coalesce(extract(epoch FROM clock_timestamp() - state_change), 0)::float8,
        extract(epoch FROM clock_timestamp() - backend_start)::float8,
-       extract(epoch FROM backend_start)::float8
-  FROM pg_catalog.pg_stat_activity
+       extract(epoch FROM backend_start)::float8,
+       coalesce(datname::text, ''), coalesce(extract(epoch FROM clock_timestamp() - xact_start), 0)::float8,
+       current_setting('max_connections')::int4,
+       current_setting('superuser_reserved_connections')::int4
+         + coalesce(current_setting('reserved_connections', true), '0')::int4,
+       extract(epoch FROM pg_catalog.pg_postmaster_start_time())::float8
+  FROM pg_catalog.pg_stat_activity WHERE pid <> pg_catalog.pg_backend_pid()
 """
 STATEMENTS = (f"SET statement_timeout = {PATIENCE * 1000:.0f}", ACTIVITY)
-
-LITERAL = re.compile(
-    r"""
-    [eE]'(?:\\.|[^'\\])*(?:'|$) | '(?:''|[^'])*(?:'|$)   # strings, also one that was cut off
-  | \$(\w*)\$.*?(?:\$\1\$|$)                             # dollar-quoted strings
-  | (?<![\w$"])\d+(?:\.\d+)?(?:e[+-]?\d+)?               # numbers
-    """,
-    re.VERBOSE | re.DOTALL,
-)
-STATEMENT_WIDTH = 80
-
-
-def statement_shape(sql: str) -> str:
-    """A statement on one line, without its literals: those may be anybody's secrets."""
-    shape = printable(" ".join(LITERAL.sub("?", sql).split()))
-    return shape if len(shape) <= STATEMENT_WIDTH else shape[: STATEMENT_WIDTH - 1] + "…"
+CLIENT = b"client backend"
 
 
 @dataclass(frozen=True)
@@ -55,18 +47,57 @@ class Backend:
     state_age: float  #: seconds
     age: float | None  #: seconds
     start: float | None  #: by the server's clock
+    database: bytes = b""
+    transaction_age: float = 0.0  #: seconds; 0 where none is open
 
-    def words(self) -> dict[str, str]:
+    @property
+    def is_client(self) -> bool:
+        """Whether somebody's connection is behind it: no worker of the server's, no replication."""
+        return self.kind == CLIENT
+
+    @property
+    def is_hidden(self) -> bool:
+        """Whether this role may not see what it does; the server's own processes have no database."""
+        return not self.kind and bool(self.database)
+
+    def words(self, shown: Shown) -> dict[str, str]:
         """What a finding says of it."""
         return {
             "state": printable(text_of(self.state)),
             "state_seconds": f"{self.state_age:.3f}",
             "age_seconds": f"{self.age or 0:.3f}",
             "application": printable(text_of(self.application)),
-            "statement": statement_shape(text_of(self.query)),
+            "statement": shown(self.query),
         }
 
 
-def text_of(raw: bytes) -> str:
-    """A text as it came from the server, in whichever encoding: see ``moment``."""
-    return raw.decode("utf-8", "replace")
+@dataclass(frozen=True)
+class Look:
+    """All that one look has seen."""
+
+    backends: dict[int, Backend]  #: by pid
+    limit: int = 0  #: connections that the server takes; 0 where it did not say
+    reserved: int = 0  #: of these, for superusers and the like
+    started: float = 0.0  #: when the server was, by its own clock: no two servers share it
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[Any, ...]]) -> Look:
+        """What the rows of :data:`ACTIVITY` say."""
+        width = len(Backend.__dataclass_fields__)
+        backends = [Backend(*row[:width]) for row in rows]
+        return cls({backend.pid: backend for backend in backends}, *(rows[0][width:] if rows else ()))
+
+    @property
+    def clients(self) -> list[Backend]:
+        """Those with somebody's connection behind them."""
+        return [backend for backend in self.backends.values() if backend.is_client or backend.is_hidden]
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether the role that asked may see everybody's."""
+        return not any(backend.is_hidden for backend in self.backends.values())
+
+    @property
+    def free(self) -> int:
+        """Connections that a client without privileges can still make."""
+        return max(self.limit - self.reserved - len(self.clients), 0)

@@ -1,4 +1,4 @@
-"""What ``pg_stat_activity`` says of the backends behind this process's connections.
+"""The servers of a run: who was connected to each before, and which backends are behind our own connections.
 
 A backend is one of ours only if its pid, its age and its absence before our first connection all say so; in
 doubt it is somebody else's. A server that can't be asked is told once, and changes nothing.
@@ -9,36 +9,54 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_poolguard.drivers.interface import Unaskable
 from pytest_poolguard.origin import printable
 from pytest_poolguard.records import Opening
-from pytest_poolguard.server.activity import PATIENCE, STATEMENTS, Ask, Backend
+from pytest_poolguard.server.activity import PATIENCE, STATEMENTS, Ask, Backend, Look
+from pytest_poolguard.server.statements import Shown
 
-__all__ = ["ServerWatch"]
+__all__ = ["Server", "ServerWatch"]
 
 #: Seconds by which the two ends of a connection may differ about its age. Both measure a duration, so their
 #: clocks need not agree. Ours begins when the connection is there, the server's before it asks for a password,
 #: and a machine that was suspended in between has lost track: those are not judged. What this keeps apart are
 #: backends whose pids are the same by accident, on another server or behind a connection pooler.
 TOLERANCE = 10.0
+#: Connections, open or closed, that are remembered of each server, the latest ones.
+REMEMBERED = 2000
 
 
-@dataclass
-class _Server:
+@dataclass(eq=False)
+class Server:
     """One server, as one role sees it."""
 
     name: str
     ask: Ask
-    answers: bool = True  #: it lists our connections when it is asked
-    before: frozenset[tuple[int, float | None]] = frozenset()  #: who was there before us: pid, start
+    answers: bool = True  #: it can be asked
+    knows_us: bool = True  #: it lists our connections when it is asked: no pooler is in between
+    before: Look | None = None  #: who was there before us
+    opened: dict[int, Opening] = field(default_factory=dict)  #: our connections to it, by the backend's pid
 
     def is_behind(self, opening: Opening, row: Backend) -> bool:
         """Whether a backend with the pid of a connection's is that connection's."""
-        was_here = (row.pid, row.start) in self.before
-        return row.kind == b"client backend" and not was_here and _fits(row, opening)
+        return row.is_client and not self.was_here(row) and _fits(row, opening)
+
+    def was_here(self, row: Backend) -> bool:
+        """Whether a backend is one of those that were there before us."""
+        known = self.before.backends.get(row.pid) if self.before is not None else None
+        return known is not None and known.start == row.start
+
+    def remember(self, opening: Opening) -> None:
+        """Keep in mind that a connection was opened to it."""
+        pid = opening.backend_pid
+        if pid is not None:
+            self.opened.pop(pid, None)  # else it keeps the place of an older one in the order
+            self.opened[pid] = opening
+            if len(self.opened) > REMEMBERED:
+                del self.opened[next(iter(self.opened))]
 
 
 class ServerWatch:
@@ -47,10 +65,11 @@ class ServerWatch:
     ``dsn`` is asked instead of the servers that the connections went to, where it is given.
     """
 
-    def __init__(self, dsn: str, notices: list[str]) -> None:
+    def __init__(self, dsn: str, notices: list[str], shown: Shown | None = None) -> None:
         self._dsn = dsn
         self._notices = notices
-        self._servers: dict[Any, _Server] = {}
+        self._shown = shown or Shown()
+        self.servers: dict[Any, Server] = {}
         self._process = os.getpid()
 
     @property
@@ -63,23 +82,28 @@ class ServerWatch:
 
         ``asker`` makes what asks the server that it went to.
         """
-        if opening.server in self._servers or not self.in_own_process:
+        if not self.in_own_process:
             return
-        server = _Server(printable(":".join(str(part) for part in opening.server[:2])), asker())
-        if self._servers.setdefault(opening.server, server) is not server:
-            return  # another thread was faster
-        rows = self._activity(server)
-        if rows is None:
-            return
-        own = rows.pop(opening.backend_pid, None)
-        server.before = frozenset((row.pid, row.start) for row in rows.values())
-        if own is None or not _fits(own, opening):
-            server.answers = False
-            self._notices.append(
-                f"{self._asked(server)} does not list a connection that was just opened to {server.name} (a "
-                "connection pooler in between, another server, or a role that may not see it): what is left open "
-                "there is not checked"
-            )
+        server = self.servers.get(opening.server)
+        if server is None:
+            server = self._first(opening, asker)
+        server.remember(opening)
+
+    def _first(self, opening: Opening, asker: Callable[[], Ask]) -> Server:
+        new = Server(printable(":".join(str(part) for part in opening.server[:2])), asker())
+        server = self.servers.setdefault(opening.server, new)
+        look = self.look(server) if server is new else None  # else another thread was faster
+        if look is not None:
+            own = look.backends.pop(opening.backend_pid or 0, None)
+            server.before = look
+            server.knows_us = own is not None and _fits(own, opening)
+            if not server.knows_us:
+                self._notices.append(
+                    f"{self.asked(server)} does not list a connection that was just opened to {server.name} (a "
+                    "connection pooler in between, another server, or a role that may not see it): what is left "
+                    "open there is not checked"
+                )
+        return server
 
     def backends(self, openings: Iterable[Opening]) -> dict[Opening, dict[str, str]]:
         """What the server says of the backends of some connections.
@@ -92,34 +116,34 @@ class ServerWatch:
         for opening in openings:
             by_server.setdefault(opening.server, []).append(opening)
         for key, those in by_server.items():
-            server = self._servers.get(key)
-            if server is None or not self.in_own_process:
+            server = self.servers.get(key)
+            look = self.look(server) if server is not None and server.knows_us else None
+            if server is None or look is None or not self.in_own_process:
                 continue
-            rows = self._activity(server) or {}
             for opening in those:
-                row = rows.get(opening.backend_pid)
+                row = look.backends.get(opening.backend_pid or 0)
                 if row is not None and server.is_behind(opening, row):
-                    found[opening] = row.words()
+                    found[opening] = row.words(self._shown)
         return found
 
-    def _activity(self, server: _Server) -> dict[int | None, Backend] | None:
-        """Who is connected to a server, by pid; None if it can't be asked, which is told once."""
+    def look(self, server: Server) -> Look | None:
+        """Who is connected to a server; None if it can't be asked, which is told once."""
         if not server.answers:
             return None
         try:
-            rows = server.ask(STATEMENTS, self._dsn, PATIENCE)
-            return {row[0]: Backend(*row) for row in rows}
+            return Look.of(server.ask(STATEMENTS, self._dsn, PATIENCE))
         except Exception as error:
             server.answers = False
             # Other texts than the driver's own may hold a password.
             reason = str(error) if isinstance(error, Unaskable) else type(error).__name__
             self._notices.append(
-                f"pg_stat_activity of {self._asked(server)} could not be read: {reason}; "
+                f"pg_stat_activity of {self.asked(server)} could not be read: {reason}; "
                 "what is left open there is not checked"
             )
             return None
 
-    def _asked(self, server: _Server) -> str:
+    def asked(self, server: Server) -> str:
+        """The name of what is asked in a server's stead, or its own."""
         return "the server of poolguard_dsn" if self._dsn else server.name
 
 
