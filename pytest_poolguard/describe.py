@@ -105,6 +105,18 @@ class Describe:
             finding.hint = ""
         return finding
 
+    def foreign_backend(self, pid: int, server: dict[str, str], opened_by: str, nodeid: str) -> Finding:
+        """A connection with the run's name that is none of this process's; ``nodeid`` ran when it was opened."""
+        finding = Finding(SERVER_BACKEND, "", "", owner_kind="test", owner_name=nodeid.rpartition("::")[2])
+        finding.nodeid = nodeid
+        finding.opened_by = opened_by
+        finding.backend_pid = pid
+        finding.server = server
+        finding.transaction_status = server["state"]
+        finding.thread = ""
+        finding.hint = "end the process at the end of the test, or in the fixture, that starts it"
+        return finding
+
     def open_connection(self, opening: Opening) -> Finding:
         """A connection without a pool that is not closed, as things are now."""
         finding = self._opening(NOT_CLOSED, opening)

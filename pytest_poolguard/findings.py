@@ -98,6 +98,7 @@ class Finding:
     note: str = ""  #: what else a reader has to know to believe it
     limit_seconds: float | None = None
     worker: str = ""
+    opened_by: str = ""  #: who opened it, where that was no line of code that this process has run
     verdict: str = FAILED
 
     @property
@@ -107,7 +108,7 @@ class Finding:
         Where a helper took the connection and returned it to its caller, that caller is the one to look at.
         """
         if self.acquired is None:
-            return "an unknown place"
+            return self.opened_by or "an unknown place"
         if self.called_from is not None:
             return f"{self.called_from.site}, through {self.acquired.function}"
         return self.acquired.site
@@ -116,6 +117,8 @@ class Finding:
     def fingerprint(self) -> str:
         """The same for the same leak after edits above it, on every worker and machine: no line numbers."""
         parts = [self.kind, self.library]
+        if self.opened_by:
+            parts.append(self.opened_by)
         for place in (self.acquired, self.called_from):
             if place is not None:
                 parts += [place.file, place.function, place.text]

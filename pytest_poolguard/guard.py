@@ -14,6 +14,7 @@ from types import ModuleType
 
 import pytest
 
+from pytest_poolguard.aftermath import Aftermath
 from pytest_poolguard.bystanders import Bystanders
 from pytest_poolguard.clock import Clock
 from pytest_poolguard.deferral import Deferral
@@ -30,6 +31,8 @@ from pytest_poolguard.origin import SourceTree, printable
 from pytest_poolguard.owners import Owners, boundaries
 from pytest_poolguard.records import Limits, Opening, Owner
 from pytest_poolguard.server.activity import Ask
+from pytest_poolguard.server.run_name import RunName
+from pytest_poolguard.server.statements import Shown
 from pytest_poolguard.server.watch import ServerWatch
 from pytest_poolguard.settings import Settings
 from pytest_poolguard.tally import Tally
@@ -41,8 +44,9 @@ __all__ = ["Guard"]
 class Guard:
     """Watches each library from its :meth:`imported` to :meth:`stop`."""
 
-    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+    def __init__(self, config: pytest.Config, settings: Settings, name: RunName) -> None:
         self.settings = settings
+        self.name = name
         self._process = os.getpid()
         self.is_controller = False  #: of an xdist run: it runs no test itself
         self.tally = Tally()
@@ -52,7 +56,7 @@ class Guard:
         self.found: list[Finding] = []  #: of the present test, not yet settled
         limits = Limits(timeout=settings.timeout)
         self.ledger = Ledger(self.clock, Owner("session", "session", limits=limits, phase=""), boundaries())
-        self.owners = Owners(self.ledger, self._owner_ended, self._test_ends)
+        self.owners = Owners(self.ledger, self._owner_ended, self._test_ends, self._teardown_begins)
         folded = (os.path.dirname(pytest.__file__), os.path.dirname(__file__))
         self._tree = tree = SourceTree(str(config.rootpath), folded)
         self.describe = Describe(self.ledger, tree)
@@ -76,8 +80,15 @@ class Guard:
             pools=settings.open_pools,
         )
         self.test_failed = False  #: the present test, or was skipped: before its teardown
-        self.leftovers = Leftovers(self.ledger, tree, self.describe)
-        self.server = ServerWatch(settings.dsn, self.tally.notices) if settings.server != "off" else None
+        self.server: ServerWatch | None = None
+        self.aftermath: Aftermath | None = None
+        if settings.server != "off":
+            shown = Shown(settings.show_sql)
+            self.server = ServerWatch(settings.dsn, self.tally.notices, shown)
+            leftovers = Leftovers(self.ledger, tree, self.describe, self.tally.notices)
+            self.aftermath = Aftermath(
+                self.server, self.ledger, self.owners, leftovers, self.describe, self.tally, name, shown
+            )
         self.watch = Watch(
             self.ledger,
             self.lose_the_books,
@@ -198,6 +209,11 @@ class Guard:
             if self.unclosed.has_to_do(test):
                 self.unclosed.look(test)
 
+    def _teardown_begins(self, fixture: Owner) -> None:
+        if self.aftermath is not None and not self.is_in_a_fork and self.aftermath.ends_with(fixture):
+            with self.shield("looking at a server that ends with a fixture"):
+                self._found_outside(self.aftermath.before_end_of(fixture))
+
     def _owner_ended(self, owner: Owner) -> None:
         if self.is_in_a_fork:
             return
@@ -240,18 +256,18 @@ class Guard:
 
     # the session
 
-    def end_session(self) -> None:
+    def end_session(self, *, is_worker: bool) -> None:
         """The last fixture is gone: what is left, here and on the server."""
+        if self.is_controller:
+            self._visit_servers(is_worker=False)
+            return
         self._found_outside(self._dirty_returns() + self.judge.end_session())
         for checkout in self.judge.unjudged():
             self.tally.notices.append(f"{checkout.taken_by.name} was interrupted: its connections are not judged")
         self.tally.notices[:] = dict.fromkeys(self.tally.notices)
         self.tally.pools = self.ledger.pools_seen
         self.tally.taken = self.ledger.taken
-        if self.server is not None and self.server.in_own_process:
-            findings, notices = self.leftovers.find(self.server)
-            self._found_outside(findings)
-            self.tally.notices += notices
+        self._visit_servers(is_worker=is_worker)
         self._found_outside(self.unclosed.end_session())
         open_pools = [
             pool for pool in self.ledger.pools() if pool.is_open() and not (pool.told or pool.was_closed)
@@ -259,6 +275,10 @@ class Guard:
         idle = [(self.describe.made(pool), pool.driver.idle(pool.ref())) for pool in open_pools]
         self.tally.open_pools = [(place, count) for place, count in idle if count]
         self._find_misspelt_modules()
+
+    def _visit_servers(self, *, is_worker: bool) -> None:
+        if self.aftermath is not None and not self.is_in_a_fork:
+            self._found_outside(self.aftermath.at_end_of_worker() if is_worker else self.aftermath.at_end())
 
     def _find_misspelt_modules(self) -> None:
         """Say what was named and can't be imported: that would never be watched."""
@@ -272,6 +292,12 @@ class Guard:
             if self.settings.mode == "warn" and finding.verdict == FAILED:
                 finding.verdict = WARNED
         self.tally.add_outside(findings)
+
+    def heard(self, report: pytest.TestReport) -> None:
+        """A report of a test was logged."""
+        self.tally.add_report(report)
+        if self.aftermath is not None:
+            self.aftermath.windows.add(report)
 
     def _look_at_server(self, findings: list[tuple[Finding, Opening]]) -> None:
         if self.server is not None and findings:

@@ -50,10 +50,9 @@ class RunHooks:
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if self.guard.is_in_a_fork:
             return
-        if not self.guard.is_controller:
-            with self.guard.shield("ending the session"):
-                self.guard.end_session()
         output = getattr(self.config, "workeroutput", None)
+        with self.guard.shield("ending the session"):
+            self.guard.end_session(is_worker=output is not None)
         if output is not None:
             output[ATTRIBUTE] = self.guard.tally.to_worker_output()
         elif self.guard.tally.fails_the_run and session.exitstatus in (
@@ -101,7 +100,11 @@ class ControllerHooks:
         self.guard = guard
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self.guard.tally.add_report(report)
+        self.guard.heard(report)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        self.guard.name.part_of(node.workerinput["testrunuid"])
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
@@ -173,4 +176,4 @@ class TestHooks:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self.guard.deferral.saw(report)
         if not self.guard.is_controller:
-            self.guard.tally.add_report(report)
+            self.guard.heard(report)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from types import CodeType
 
 from pytest_poolguard import holders
@@ -20,7 +21,6 @@ from pytest_poolguard.keeping import module_that_keeps
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.origin import SourceTree
 from pytest_poolguard.records import Opening
-from pytest_poolguard.server.watch import ServerWatch
 
 __all__ = ["Leftovers"]
 
@@ -28,16 +28,17 @@ __all__ = ["Leftovers"]
 class Leftovers:
     """Looks for them among the connections that the ledger has seen opened."""
 
-    def __init__(self, ledger: Ledger, tree: SourceTree, describe: Describe) -> None:
+    def __init__(self, ledger: Ledger, tree: SourceTree, describe: Describe, notices: list[str]) -> None:
         self._ledger = ledger
         self._tree = tree
         self._describe = describe
+        self._notices = notices  #: lines of information
 
-    def find(self, server: ServerWatch) -> tuple[list[Finding], list[str]]:
-        """What this process still has open, that the server still lists: findings, and lines of information."""
+    def tell(self, listed: Mapping[Opening, dict[str, str]]) -> list[Finding]:
+        """What this process still has open and the server still lists, with what that says of each."""
         findings = []
         kept: Counter[tuple[str, str]] = Counter()
-        for opening, words in server.backends(self.candidates()).items():
+        for opening, words in listed.items():
             if opening.is_closed():  # by another thread, just now
                 continue
             opening.told = True
@@ -47,10 +48,11 @@ class Leftovers:
                 kept[library, str(finding.acquired)] += 1
             else:
                 findings.append(finding)
-        return findings, [
+        self._notices += [
             f"{connections(count)} of {library} still open at the end, opened for {place}"
             for (library, place), count in kept.items()
         ]
+        return findings
 
     def candidates(self) -> list[Opening]:
         """Connections to real servers that are open, that no open pool keeps and no report of a leak has told."""

@@ -46,7 +46,11 @@ class Owners:
     """Follows the run, and keeps the ledger's present owner right."""
 
     def __init__(
-        self, ledger: Ledger, on_end: Callable[[Owner], None], on_own_end: Callable[[Owner], None]
+        self,
+        ledger: Ledger,
+        on_end: Callable[[Owner], None],
+        on_own_end: Callable[[Owner], None],
+        on_teardown: Callable[[Owner], None] = lambda _: None,
     ) -> None:
         self.ledger = ledger
         self.test: Owner | None = None
@@ -55,6 +59,7 @@ class Owners:
         self._item: pytest.Item | None = None  #: the present test's, until its own end is looked out for
         self._on_end = on_end  #: an owner is finished
         self._on_own_end = on_own_end  #: a test's own fixtures are gone, wider ones may follow
+        self._on_teardown = on_teardown  #: a fixture's teardown begins
 
     # tests
 
@@ -121,6 +126,7 @@ class Owners:
         self._interrupted[owner] = self.ledger.present
         owner.phase = "teardown"
         self.ledger.now_present(owner)
+        self._on_teardown(owner)
 
     def _end_fixture(self, owner: Owner) -> None:
         self.ledger.now_present(self._interrupted.pop(owner, self.test or self.ledger.session))

@@ -55,7 +55,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if standby is not None and (is_xdist or standby.settings.json):
         guard = standby.guard()  # somebody waits for its findings in any case
         if is_worker:
-            guard.describe.worker = getattr(config, "workerinput")["workerid"]  # noqa: B009 - xdist puts it there
+            given = getattr(config, "workerinput")  # noqa: B009 - xdist puts it there
+            guard.describe.worker = given["workerid"]
+            standby.name.part_of(given["testrunuid"], given["workerid"])
         elif is_xdist:
             hear_workers(config, standby)
 
@@ -75,6 +77,7 @@ def hear_workers(config: pytest.Config, standby: Standby) -> None:
     from pytest_poolguard.hooks import ControllerHooks  # noqa: PLC0415 - see above
 
     standby.guard().is_controller = True
+    standby.name.give_up()  # the workers are to have their own
     config.pluginmanager.register(ControllerHooks(standby.guard()), "poolguard-controller")
 
 

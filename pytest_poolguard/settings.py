@@ -23,6 +23,7 @@ __all__ = [
 
 MODES = ("fail", "warn", "off")
 SERVER = ("session", "off")
+SQL = ("shape", "full", "off")
 TOLD = ("warn", "fail", "off")
 
 
@@ -56,6 +57,12 @@ def _limit(text: str) -> float:
     return seconds
 
 
+def _yes_or_no(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError(f"{text!r} is not one of true, false")
+    return text.lower() == "true"
+
+
 def _file(text: str) -> str:
     """A file that can be written, by its full name: tests change the working directory."""
     if not text:
@@ -81,6 +88,11 @@ class Option(NamedTuple):
     metavar: str
     env: str = ""
     ini: Literal["string", "linelist"] = "string"
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether the flag takes no value: to give it is to say yes."""
+        return self.parse is _yes_or_no
 
     @property
     def flag(self) -> str:
@@ -168,6 +180,20 @@ OPTIONS = (
         env="POOLGUARD_DSN",
     ),
     Option(
+        "poolguard_show_sql",
+        _one_of(SQL),
+        "shape",
+        "how much of a statement reports show. shape: all but its literals (default); full: all; off: nothing",
+        "{" + ",".join(SQL) + "}",
+    ),
+    Option(
+        "poolguard_terminate",
+        _yes_or_no,
+        False,
+        "end what this run has left open on the server, when it has been reported; never anybody else's",
+        "",
+    ),
+    Option(
         "poolguard_json",
         _file,
         "",
@@ -202,6 +228,8 @@ class Settings(NamedTuple):
     dialects: tuple[str, ...]
     server: str
     dsn: str
+    show_sql: str
+    terminate: bool
     json: str
 
 
@@ -209,7 +237,10 @@ def add_options(parser: pytest.Parser) -> None:
     """Declare every option, as flag and as ini key."""
     group = parser.getgroup("poolguard", "connection leaks (pytest-poolguard)")
     for option in OPTIONS:
-        group.addoption(option.flag, dest=option.name, default=None, metavar=option.metavar, help=option.help)
+        given: dict[str, Any] = {"metavar": option.metavar}
+        if option.is_switch:
+            given = {"action": "store_const", "const": "true"}
+        group.addoption(option.flag, dest=option.name, default=None, help=option.help, **given)
         parser.addini(option.name, option.help, type=option.ini, default=None)
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from pytest_poolguard.drivers.imports import ImportWatch
 from pytest_poolguard.drivers.known import LIBRARIES
+from pytest_poolguard.server.run_name import RunName
 from pytest_poolguard.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Standby:
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self.settings = settings
+        self.name = RunName()
         self._config = config
         self._guard: Guard | None = None
         modules = [(library, name) for library, (_, names) in LIBRARIES.items() for name in names]
@@ -45,6 +47,7 @@ class Standby:
     def stop(self) -> None:
         """Watch no longer, and give every library back as it was."""
         self._imports.uninstall()
+        self.name.give_up()
         if self._guard is not None:
             self._guard.stop()
 
@@ -59,7 +62,9 @@ class Standby:
             from pytest_poolguard.guard import Guard  # noqa: PLC0415 - see above
             from pytest_poolguard.hooks import RunHooks  # noqa: PLC0415
 
-            self._guard = Guard(self._config, self.settings)
+            self._guard = Guard(self._config, self.settings, self.name)
+            if self.settings.server != "off":
+                self.name.take()
             self._config.pluginmanager.register(RunHooks(self._guard, self._config), "poolguard-run")
         return self._guard
 

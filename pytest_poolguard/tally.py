@@ -9,6 +9,7 @@ import pytest
 
 from pytest_poolguard.findings import FAILED, Finding
 from pytest_poolguard.origin import Place
+from pytest_poolguard.server.census import Visit
 
 __all__ = ["Tally"]
 
@@ -28,6 +29,7 @@ class Tally:
     patched: list[str] = field(default_factory=list)  #: libraries that were imported, with their versions
     unwatched: list[str] = field(default_factory=list)  #: libraries that were imported, and why nobody watches
     open_pools: list[tuple[Place | None, int]] = field(default_factory=list)
+    visits: list[Visit] = field(default_factory=list)  #: the servers of the run
     notices: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 

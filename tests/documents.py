@@ -38,6 +38,7 @@ VARIES = (
     (r"\bin [\d.]+s\b", "in A WHILE"),
     (r"\bbackend pid \d+", "backend pid N"),
     (r"\bpsycopg2 [\d.]+", "psycopg2 VERSION"),
+    (r"(poolguard: )\S+(: before this run )\d+ of \d+ connections in use(?: \([^)]*\))?", r"\1SERVER\2N"),
     (r"={3,}", "==="),
     (r"_{3,}", "___"),
 )

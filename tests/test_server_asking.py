@@ -79,15 +79,15 @@ def test_off_never_asks(suite, relay, monkeypatch):
     assert relay.connections == 1
 
 
-def test_a_clean_run_asks_once_before(suite, relay, monkeypatch):
+def test_a_clean_run_asks_once_before_and_once_after(suite, relay, monkeypatch):
     monkeypatch.setenv("SUITE_DSN", relay.dsn)
     suite.run(LEFT.replace("THEN", "kept.pop().close()\n    psycopg2.connect(DSN).close()")).assert_silent(
         passed=1
     )
-    assert relay.connections == 3
+    assert relay.connections == 4
 
 
-def test_a_run_that_leaves_something_asks_once_more(suite, relay, monkeypatch):
+def test_a_run_that_leaves_something_asks_no_more_than_that(suite, relay, monkeypatch):
     monkeypatch.setenv("SUITE_DSN", relay.dsn)
     run = suite.run(LEFT.replace("THEN", "kept.append(psycopg2.connect(DSN))"))
     assert [f["kind"] for f in run.findings] == ["server_backend"] * 2
@@ -108,7 +108,7 @@ def test_fails(): assert 0
 """
     )
     assert [f["server"]["statement"] for f in run.findings] == ["SELECT ?"]
-    assert relay.connections == 3  # the pool's, before it, and for the leak
+    assert relay.connections == 4  # the pool's, before it, for the leak, and at the end
 
 
 def test_a_connection_that_comes_back_in_time_makes_no_test_ask(suite, relay, monkeypatch):
@@ -120,7 +120,7 @@ def test_it(pool):
     threading.Thread(target=lambda: (time.sleep(0.3), pool.putconn(conn))).start()
 """
     ).assert_silent(passed=1)
-    assert relay.connections == 2
+    assert relay.connections == 3
 
 
 # nobody meets us there
@@ -315,7 +315,29 @@ def test_a_server_without_a_free_slot_is_one_line(suite, role, dsn, monkeypatch)
     assert f'too many connections for role "{name}"' in the_notice(run)
 
 
+DROP = """
+    drop = ["psql.py", os.environ["ADMIN_DSN"], "DROP ROLE NAME"]
+    subprocess.run([sys.executable, *drop], check=True, env=dict(os.environ, PGAPPNAME="psql"))
+"""
+PSQL = """
+import psycopg2, sys
+connection = psycopg2.connect(sys.argv[1])
+with connection, connection.cursor() as cursor:
+    cursor.execute(sys.argv[2])
+connection.close()
+"""
+
+
 def test_a_role_that_is_dropped_in_the_middle_is_one_line(suite, role, dsn, monkeypatch):
+    name, clerk = role
+    monkeypatch.setenv("SUITE_DSN", clerk)
+    monkeypatch.setenv("ADMIN_DSN", dsn)
+    suite.file("psql.py", PSQL)
+    run = suite.run("import subprocess, sys\n" + LEFT.replace("THEN", DROP.replace("NAME", name)))
+    assert f'role "{name}" does not exist' in the_notice(run)
+
+
+def test_what_a_dropped_role_has_left_is_seen_by_another_that_sees_all(suite, role, dsn, monkeypatch):
     name, clerk = role
     monkeypatch.setenv("SUITE_DSN", clerk)
     monkeypatch.setenv("ADMIN_DSN", dsn)
@@ -325,7 +347,9 @@ def test_a_role_that_is_dropped_in_the_middle_is_one_line(suite, role, dsn, monk
         cursor.execute("DROP ROLE {name}")
     admin.close()
 """
-    assert f'role "{name}" does not exist' in the_notice(suite.run(LEFT.replace("THEN", drop)))
+    run = suite.run(LEFT.replace("THEN", drop))
+    assert [f["kind"] for f in run.findings] == ["server_backend"]
+    assert run.data["notices"] == []
 
 
 def test_a_role_that_may_not_use_the_maintenance_database_uses_its_own(suite, own_server, monkeypatch):

@@ -23,6 +23,7 @@ def as_json(tally: Tally) -> dict[str, Any]:
         "libraries": tally.patched,
         "pools": tally.pools,
         "checkouts": tally.taken,
+        "servers": [visit.to_dict() for visit in tally.visits],
         "findings": [finding.to_dict() for finding in tally.findings],
         "notices": [redacted(notice) for notice in tally.unwatched + tally.notices],
         "faults": [redacted(fault) for fault in tally.faults],

@@ -174,6 +174,7 @@ def _notices(tally: Tally, verbosity: int) -> list[str]:
         )
     if tally.open_pools:
         lines.append(f"poolguard: {_idle(tally.open_pools, verbosity)}")
+    lines += [f"poolguard: {redacted(str(visit))}" for visit in tally.visits if visit.is_news or verbosity > 0]
     lines += [f"poolguard: {redacted(notice)}" for notice in tally.notices]
     shown = tally.faults if verbosity > 0 else tally.faults[:1]
     more = f" (and {len(tally.faults) - 1} more, -v shows them)" if len(shown) < len(tally.faults) else ""

@@ -17,6 +17,7 @@ from pytest_poolguard.findings import (
     counted,
 )
 from pytest_poolguard.origin import Place
+from pytest_poolguard.server.run_name import PREFIX
 
 __all__ = ["age", "block", "blocks", "grouped"]
 
@@ -50,6 +51,7 @@ def grouped(findings: Iterable[Finding]) -> list[list[Finding]]:
         story = (
             finding.kind,
             finding.returned_at,
+            finding.opened_by,
             finding.pool,
             finding.pool_made,
             tuple(finding.stack),
@@ -93,7 +95,7 @@ def block(group: list[Finding], verbosity: int = 0) -> str:
     first = group[0]
     lines = [_title(group), ""]
     lines += ["  " + line for line in _facts(group, verbosity)]
-    lines += ["", *_frames(first, verbosity), ""]
+    lines += ["", *_frames(first, verbosity), ""] if not first.opened_by else [""]
     lines += [f"  note: {note}" for note in dict.fromkeys(f.note for f in group) if note]
     if first.hint:
         lines.append(f"  hint: {first.hint}")
@@ -113,7 +115,7 @@ def _title(group: list[Finding]) -> str:
         )
     if first.kind == SERVER_BACKEND:
         still = "is still open" if count == 1 else "are still open"
-        return f"{connections(count)} that this run opened {still} on the server"
+        return f"{connections(count)} that {first.opened_by or 'this run'} opened {still} on the server"
     if first.kind == DIRTY_RETURN:
         return (
             f"{connections(count)} of {_pool(first)} {was} given back in the middle of a transaction that wrote: "
@@ -162,10 +164,17 @@ def _facts(group: list[Finding], verbosity: int) -> list[str]:
 
 def _backends(group: list[Finding], verbosity: int) -> list[str]:
     shown = group if verbosity > 0 else group[:BACKENDS]
-    facts = [f"opened in {_owner(group[0])}", *(_backend(finding) for finding in shown)]
+    facts = [_opened(group[0]), *(_backend(finding) for finding in shown)]
     if len(shown) < len(group):
         facts.append(f"… {len(group) - len(shown)} more backends (-v shows them)")
     return facts
+
+
+def _opened(finding: Finding) -> str:
+    """Where or when a backend's connection was opened."""
+    if not finding.opened_by:
+        return f"opened in {_owner(finding)}"
+    return f"opened while {finding.nodeid} ran" if finding.nodeid else "opened while no test ran"
 
 
 def _kind(finding: Finding) -> str:
@@ -215,7 +224,7 @@ def _backend(finding: Finding) -> str:
     if parts[1]:
         parts[1] += f" for {age(float(server['state_seconds']))}"
     parts.append(f"connected for {age(float(server['age_seconds']))}")
-    if server.get("application"):
+    if server.get("application") and not server["application"].startswith(PREFIX):
         parts.append(f"application {server['application']}")
     if server.get("statement"):
         parts.append(f"last statement: {server['statement']}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pytest_poolguard.origin import printable
@@ -28,7 +28,8 @@ SELECT pid, coalesce(backend_type, ''), coalesce(state, ''), coalesce(applicatio
        current_setting('max_connections')::int4,
        current_setting('superuser_reserved_connections')::int4
          + coalesce(current_setting('reserved_connections', true), '0')::int4,
-       extract(epoch FROM pg_catalog.pg_postmaster_start_time())::float8
+       extract(epoch FROM pg_catalog.pg_postmaster_start_time())::float8,
+       extract(epoch FROM clock_timestamp())::float8
   FROM pg_catalog.pg_stat_activity WHERE pid <> pg_catalog.pg_backend_pid()
 """
 STATEMENTS = (f"SET statement_timeout = {PATIENCE * 1000:.0f}", ACTIVITY)
@@ -79,13 +80,22 @@ class Look:
     limit: int = 0  #: connections that the server takes; 0 where it did not say
     reserved: int = 0  #: of these, for superusers and the like
     started: float = 0.0  #: when the server was, by its own clock: no two servers share it
+    now: float = 0.0  #: the time, by the server's clock
+    asked: float = 0.0  #: the time when it was asked, by our own clock
+    answered: float = 0.0
 
     @classmethod
-    def of(cls, rows: Sequence[tuple[Any, ...]]) -> Look:
+    def of(cls, rows: Sequence[tuple[Any, ...]], asked: float = 0.0, answered: float = 0.0) -> Look:
         """What the rows of :data:`ACTIVITY` say."""
         width = len(Backend.__dataclass_fields__)
         backends = [Backend(*row[:width]) for row in rows]
-        return cls({backend.pid: backend for backend in backends}, *(rows[0][width:] if rows else ()))
+        look = cls({backend.pid: backend for backend in backends}, *(rows[0][width:] if rows else ()))
+        return replace(look, asked=asked, answered=answered)
+
+    def opened_at(self, backend: Backend) -> float:
+        """When a backend was started, by our own clock: that of another machine may be fast or slow."""
+        skew = min(max(self.now, self.asked), self.answered) - self.now
+        return (backend.start or 0.0) + skew
 
     @property
     def clients(self) -> list[Backend]:

@@ -7,42 +7,49 @@ environment: a management command, a server under test.
 from __future__ import annotations
 
 import os
-import uuid
 
-__all__ = ["RunName", "new_run"]
+__all__ = ["PREFIX", "RunName"]
 
 VARIABLE = "PGAPPNAME"
-PREFIX = "poolguard/"
+PREFIX = "poolguard/"  #: of the name of every run
+#: Bytes of a run's id, two characters each.
+LENGTH = 4
 MAIN = "main"
-
-
-def new_run() -> str:
-    """An id for a run that no other run on the same server has."""
-    return uuid.uuid4().hex[:8]
 
 
 class RunName:
     """``poolguard/<run>/<worker>`` in the environment, from :meth:`take` to :meth:`give_up`."""
 
-    def __init__(self, run: str, worker: str = "") -> None:
-        self.run = run
-        self.text = f"{PREFIX}{run}/{worker or MAIN}"
+    def __init__(self) -> None:
+        self._run = os.urandom(LENGTH).hex()
+        self._worker = ""
         self._before: str | None = None
-        self._taken = False
+        self._taken = ""
+
+    def __str__(self) -> str:
+        return f"{PREFIX}{self._run}/{self._worker or MAIN}"
+
+    def part_of(self, run: str, worker: str = "") -> None:
+        """Be the name of a worker of an xdist run, or of all of them: with the run's own id."""
+        self._run, self._worker = run[: 2 * LENGTH], worker
+        if self._taken:
+            self.give_up()
+            self.take()
 
     def take(self) -> None:
         """Put it where libpq finds it, unless the suite has put something there.
 
         A run that this one is a part of may have: an xdist controller, or a plugin's tests that run pytest.
         """
-        self._before = os.environ.get(VARIABLE)
-        if not self._before or self._before.startswith(PREFIX):
-            os.environ[VARIABLE] = self.text
-            self._taken = True
+        before = os.environ.get(VARIABLE)
+        if not before or before.startswith(PREFIX):
+            self._before = before
+            self._taken = os.environ[VARIABLE] = str(self)
 
     def give_up(self) -> None:
         """Put back what was there, unless the suite has changed it since."""
-        if not self._taken or os.environ.get(VARIABLE) != self.text:
+        taken, self._taken = self._taken, ""
+        if not taken or os.environ.get(VARIABLE) != taken:
             return
         if self._before is None:
             del os.environ[VARIABLE]
@@ -51,11 +58,11 @@ class RunName:
 
     def is_on(self, application: bytes) -> bool:
         """Whether a backend bears the name of this process's connections."""
-        return application == self.text.encode()
+        return application == str(self).encode()
 
     def is_on_any(self, application: bytes) -> bool:
         """Whether a backend bears the name of any worker of this run."""
-        return application.startswith(f"{PREFIX}{self.run}/".encode())
+        return application.startswith(f"{PREFIX}{self._run}/".encode())
 
     @staticmethod
     def worker_on(application: bytes) -> str:

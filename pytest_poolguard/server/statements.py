@@ -7,10 +7,7 @@ import re
 from pytest_poolguard.origin import printable
 from pytest_poolguard.redaction import redacted
 
-__all__ = ["SHOWN", "Shown", "statement_shape", "text_of"]
-
-#: How much of a statement is shown: nothing, its shape without literals, or the whole.
-SHOWN = ("off", "shape", "full")
+__all__ = ["Shown", "statement_shape", "text_of"]
 
 LITERAL = re.compile(
     r"""
@@ -30,7 +27,7 @@ def statement_shape(sql: str) -> str:
 
 
 class Shown:
-    """Statements as the setting ``poolguard_show_sql`` has them: one of :data:`SHOWN`."""
+    """Statements as the setting ``poolguard_show_sql`` has them: "shape", "full" or "off"."""
 
     def __init__(self, how: str = "shape") -> None:
         self._how = how

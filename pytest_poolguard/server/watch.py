@@ -14,7 +14,7 @@ from typing import Any
 
 from pytest_poolguard.drivers.interface import Unaskable
 from pytest_poolguard.origin import printable
-from pytest_poolguard.records import Opening
+from pytest_poolguard.records import Opening, Owner
 from pytest_poolguard.server.activity import PATIENCE, STATEMENTS, Ask, Backend, Look
 from pytest_poolguard.server.statements import Shown
 
@@ -38,6 +38,7 @@ class Server:
     answers: bool = True  #: it can be asked
     knows_us: bool = True  #: it lists our connections when it is asked: no pooler is in between
     before: Look | None = None  #: who was there before us
+    goes_with: Owner | None = None  #: the fixture that stops it, in its teardown
     opened: dict[int, Opening] = field(default_factory=dict)  #: our connections to it, by the backend's pid
 
     def is_behind(self, opening: Opening, row: Backend) -> bool:
@@ -131,7 +132,8 @@ class ServerWatch:
         if not server.answers:
             return None
         try:
-            return Look.of(server.ask(STATEMENTS, self._dsn, PATIENCE))
+            asked = time.time()
+            return Look.of(server.ask(STATEMENTS, self._dsn, PATIENCE), asked, time.time())
         except Exception as error:
             server.answers = False
             # Other texts than the driver's own may hold a password.

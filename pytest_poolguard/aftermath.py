@@ -1,0 +1,150 @@
+"""What is left on the servers when the run, or the fixture that a server is for, is over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pytest_poolguard.describe import Describe
+from pytest_poolguard.findings import WARNED, Finding
+from pytest_poolguard.ledger import Ledger
+from pytest_poolguard.leftovers import Leftovers
+from pytest_poolguard.owners import Owners
+from pytest_poolguard.records import Owner
+from pytest_poolguard.server.activity import Backend
+from pytest_poolguard.server.census import Census, Visit
+from pytest_poolguard.server.remains import Remains, settled
+from pytest_poolguard.server.run_name import RunName
+from pytest_poolguard.server.statements import Shown
+from pytest_poolguard.server.watch import Server, ServerWatch
+from pytest_poolguard.server.windows import Windows
+from pytest_poolguard.tally import Tally
+
+__all__ = ["Aftermath"]
+
+CHILD = "a child process of this run"
+ENDED = "it was closed here, and the server has not come to an end of it yet"
+UNSURE = "a fixture that has not ended yet may end it"
+
+
+class Aftermath:
+    """Visits every server once, at the last moment at which it can be asked."""
+
+    def __init__(
+        self,
+        watch: ServerWatch,
+        ledger: Ledger,
+        owners: Owners,
+        leftovers: Leftovers,
+        describe: Describe,
+        tally: Tally,
+        name: RunName,
+        shown: Shown,
+    ) -> None:
+        self._watch = watch
+        self._ledger = ledger
+        self._owners = owners
+        self._leftovers = leftovers
+        self._describe = describe
+        self._tally = tally
+        self._name = name
+        self._shown = shown
+        self.windows = Windows()
+        self._crashed: set[str] = set()
+        self._visited: set[Server] = set()
+
+    def ends_with(self, owner: Owner) -> bool:
+        """Whether a server may be stopped when a fixture ends."""
+        return any(server.goes_with is owner for server in self._watch.servers.values())
+
+    def before_end_of(self, owner: Owner) -> list[Finding]:
+        """What is left on the servers that go with a fixture, before its teardown: then they may be stopped."""
+        found = []
+        for servers in self._distinct():
+            if any(server.goes_with is owner for server in servers):
+                others = [fixture for fixture in self._owners.fixtures if fixture is not owner]
+                found += self._visit(servers, self._name.is_on, sure=not others)
+        return found
+
+    def at_end(self) -> list[Finding]:
+        """What is left on all other servers, of a run without workers."""
+        return [f for servers in self._distinct() for f in self._visit(servers, self._name.is_on_any, sure=True)]
+
+    def at_end_of_worker(self) -> list[Finding]:
+        """What a worker of an xdist run has open itself: the rest is for the controller, when all are gone."""
+        return self._leftovers.tell(self._watch.backends(self._leftovers.candidates()))
+
+    def _distinct(self) -> list[list[Server]]:
+        """The servers that were not visited yet: those that are one, asked by several roles, together."""
+        found: dict[object, list[Server]] = {}
+        for server in self._watch.servers.values():
+            if server not in self._visited:
+                started = server.before.started if server.before is not None else 0
+                found.setdefault(started or server, []).append(server)
+        return list(found.values())
+
+    def _visit(self, servers: list[Server], is_ours: Callable[[bytes], bool], *, sure: bool) -> list[Finding]:
+        self._visited.update(servers)
+        candidates = self._leftovers.candidates()
+        known = self._known_pids()
+        remains = settled(lambda: self._look(servers, is_ours, known))
+        if remains is None:
+            return []
+        listed = {o: row.words(self._shown) for o, row in remains.own.items() if o in candidates}
+        findings = self._leftovers.tell(listed)
+        findings += [self._describe.backend(o, row.words(self._shown), ENDED) for o, row in remains.ended.items()]
+        named = [self._of_a_process(row, remains.look.opened_at(row), sure=sure) for row in remains.named]
+        if any(server.knows_us for server in servers):
+            findings += named
+        elif named:
+            self._tally.notices.append(
+                f"{len(named)} connections of {servers[0].name} bear the name of this run; behind a connection "
+                "pooler they may be the pooler's own"
+            )
+        self._note(servers, remains, len(findings))
+        return findings
+
+    def _look(
+        self, servers: list[Server], is_ours: Callable[[bytes], bool], known: frozenset[int]
+    ) -> Remains | None:
+        """A look at a server, by the role that sees the most."""
+        best = None
+        for server in sorted(servers, key=_sees_little):
+            look = self._watch.look(server)
+            if look is not None and (best is None or look.sees_all):
+                best = look
+                if look.sees_all:
+                    break
+        return Remains.of(best, servers, is_ours, known) if best is not None else None
+
+    def _known_pids(self) -> frozenset[int]:
+        """Those of open connections, also of those whose server was not asked: asynchronous ones of psycopg2."""
+        openings = [opening for opening in self._ledger.openings() if not opening.is_closed()]
+        pids = {opening.backend_pid or opening.driver.state(opening.ref()).backend_pid for opening in openings}
+        return frozenset(pid for pid in pids if pid is not None)
+
+    def _of_a_process(self, row: Backend, opened: float, *, sure: bool) -> Finding:
+        worker = self._name.worker_on(row.application)
+        nodeid = self.windows.test_at(worker, opened)
+        by = f"worker {worker}, which crashed, or a child process of it" if worker in self._crashed else CHILD
+        finding = self._describe.foreign_backend(row.pid, row.words(self._shown), by, nodeid)
+        finding.worker = worker
+        if not (sure and nodeid):
+            finding.verdict = WARNED
+            finding.note = "" if sure else UNSURE
+        return finding
+
+    def _note(self, servers: list[Server], remains: Remains, left: int) -> None:
+        """Keep for the summary who was there, and who is."""
+        names = dict.fromkeys(self._watch.asked(server) for server in servers)
+        visit = Visit(" and ".join(names), after=Census.of(remains.look), left=left)
+        before = [server.before for server in servers if server.before is not None]
+        if before:
+            visit.before = Census.of(before[0])
+        visit.idle = sum(opening.pool is not None and opening.pool.is_open() for opening in remains.own)
+        visit.meet(remains.strangers)
+        visit.came = sum(not any(server.was_here(row) for server in servers) for row in remains.strangers)
+        self._tally.visits.append(visit)
+
+
+def _sees_little(server: Server) -> bool:
+    return server.before is None or not server.before.sees_all

@@ -1,0 +1,73 @@
+"""Whose the backends are that a server lists when the run is over."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from pytest_poolguard.records import Opening
+from pytest_poolguard.server.activity import Backend, Look
+from pytest_poolguard.server.watch import Server
+
+__all__ = ["Remains", "settled"]
+
+#: Seconds between two looks, where something is still listed that may be about to go: a backend that has just
+#: been closed is listed for some milliseconds more.
+PAUSES = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
+
+
+@dataclass
+class Remains:
+    """The backends of one look, sorted out."""
+
+    look: Look
+    own: dict[Opening, Backend] = field(default_factory=dict)  #: open in this process
+    ended: dict[Opening, Backend] = field(default_factory=dict)  #: closed here; the server is not through yet
+    named: list[Backend] = field(default_factory=list)  #: no connection of this process, but with the run's name
+    strangers: list[Backend] = field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls, look: Look, servers: Iterable[Server], is_ours: Callable[[bytes], bool], known: frozenset[int]
+    ) -> Remains:
+        """Sort out a look at what ``servers`` are one of.
+
+        ``is_ours`` tells the run's name. ``known`` are the pids of connections of this process of which nothing
+        else is on record.
+        """
+        remains = cls(look)
+        servers = list(servers)
+        for row in look.clients:
+            opening = _opening_of(row, servers)
+            if opening is not None:
+                (remains.ended if opening.is_closed() else remains.own)[opening] = row
+            elif not is_ours(row.application):
+                remains.strangers.append(row)
+            elif row.pid not in known:
+                remains.named.append(row)
+        return remains
+
+    @property
+    def may_go(self) -> bool:
+        """Whether there is something that the next look may not see any more."""
+        return bool(self.ended or self.named)
+
+
+def settled(look: Callable[[], Remains | None]) -> Remains | None:
+    """What remains once everything that is about to go has gone."""
+    remains = look()
+    for pause in PAUSES:
+        if remains is None or not remains.may_go:
+            break
+        time.sleep(pause)
+        remains = look() or remains
+    return remains
+
+
+def _opening_of(row: Backend, servers: list[Server]) -> Opening | None:
+    for server in servers:
+        opening = server.opened.get(row.pid)
+        if opening is not None and server.knows_us and server.is_behind(opening, row):
+            return opening
+    return None
