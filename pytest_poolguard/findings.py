@@ -19,6 +19,8 @@ __all__ = [
     "EXPECTED",
     "FAILED",
     "HELD_TOO_LONG",
+    "IGNORED",
+    "KNOWN",
     "NOT_CLOSED",
     "POOL_NOT_CLOSED",
     "SERVER_BACKEND",
@@ -63,6 +65,11 @@ WORDS = {
 FAILED = "failed"
 WARNED = "warned"
 EXPECTED = "expected"
+KNOWN = "known"  # its site is recorded in the baseline
+IGNORED = "ignored"  # by the settings, with a reason
+
+#: What stands for every process that this run has started: their names and numbers differ from run to run.
+CHILD = "a child process"
 
 
 @dataclass
@@ -114,14 +121,21 @@ class Finding:
         return self.acquired.site
 
     @property
-    def fingerprint(self) -> str:
-        """The same for the same leak after edits above it, on every worker and machine: no line numbers."""
-        parts = [self.kind, self.library]
+    def lasting_site(self) -> str:
+        """The site without what edits elsewhere, and another machine, change: ``shop/users.py:get_user``."""
         if self.opened_by:
-            parts.append(self.opened_by)
-        for place in (self.acquired, self.called_from):
-            if place is not None:
-                parts += [place.file, place.function, place.text]
+            return f"{CHILD} of {_function(self.nodeid) or 'the run'}"
+        if self.acquired is None:
+            return "an unknown place"
+        if self.called_from is not None:
+            return f"{self.called_from.lasting}, through {self.acquired.lasting}"
+        return self.acquired.lasting
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for the same leak after edits above it, on every worker, machine and operating system."""
+        calls = [place.call for place in (self.acquired, self.called_from) if place is not None]
+        parts = [self.kind, self.library, self.lasting_site, *calls]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, Any]:
@@ -158,6 +172,12 @@ class Finding:
                 given[name] = Place(**given[name])
         given["stack"] = [Place(**place) for place in given["stack"]]
         return cls(**given)
+
+
+def _function(nodeid: str) -> str:
+    """A test's id without its parameters."""
+    file, colons, name = nodeid.partition("::")
+    return file + colons + name.partition("[")[0]
 
 
 def connections(count: int) -> str:

@@ -36,6 +36,7 @@ from pytest_poolguard.server.statements import Shown
 from pytest_poolguard.server.watch import ServerWatch
 from pytest_poolguard.settings import Settings
 from pytest_poolguard.tally import Tally
+from pytest_poolguard.tolerance import Tolerance
 from pytest_poolguard.unclosed import Unclosed
 
 __all__ = ["Guard"]
@@ -44,8 +45,11 @@ __all__ = ["Guard"]
 class Guard:
     """Watches each library from its :meth:`imported` to :meth:`stop`."""
 
-    def __init__(self, config: pytest.Config, settings: Settings, name: RunName) -> None:
+    def __init__(
+        self, config: pytest.Config, settings: Settings, name: RunName, tolerance: Tolerance | None
+    ) -> None:
         self.settings = settings
+        self.tolerance = tolerance
         self.name = name
         self._process = os.getpid()
         self.is_controller = False  #: of an xdist run: it runs no test itself
@@ -287,8 +291,19 @@ class Guard:
                 if name not in sys.modules and not is_there(name):
                     self.tally.unwatched.append(f"{driver.library} is not watched: there is no module {name}")
 
+    def tolerate(self, finding: Finding) -> None:
+        """Let a finding pass that is known or ignored."""
+        if self.tolerance is not None:
+            self.tolerance.judge(finding)
+
+    def conclude(self) -> None:
+        """All findings of the run are known: compare them with those that are let pass."""
+        if self.tolerance is not None:
+            self.tolerance.conclude(self.tally)
+
     def _found_outside(self, findings: list[Finding]) -> None:
         for finding in findings:
+            self.tolerate(finding)
             if self.settings.mode == "warn" and finding.verdict == FAILED:
                 finding.verdict = WARNED
         self.tally.add_outside(findings)

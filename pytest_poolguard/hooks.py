@@ -17,10 +17,13 @@ from pytest_poolguard.reports import json_file, summary
 from pytest_poolguard.settings import runs_no_test
 from pytest_poolguard.settling import Settling
 from pytest_poolguard.tally import ATTRIBUTE
+from pytest_poolguard.tolerance import Tolerance
 
-__all__ = ["ControllerHooks", "RunHooks", "watch_tests"]
+__all__ = ["ControllerHooks", "RunHooks", "ToleranceHooks", "watch_tests"]
 
 TEST_HOOKS = "poolguard-tests"
+#: The key of xdist's workeroutput under which a worker tells which tests there are.
+COLLECTED = "poolguard-collected"
 
 
 def watch_tests(config: pytest.Config, guard: Guard) -> None:
@@ -53,6 +56,9 @@ class RunHooks:
         output = getattr(self.config, "workeroutput", None)
         with self.guard.shield("ending the session"):
             self.guard.end_session(is_worker=output is not None)
+        if output is None and not runs_no_test(self.config):
+            with self.guard.shield("comparing with the baseline"):
+                self.guard.conclude()
         if output is not None:
             output[ATTRIBUTE] = self.guard.tally.to_worker_output()
         elif self.guard.tally.fails_the_run and session.exitstatus in (
@@ -109,6 +115,34 @@ class ControllerHooks:
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
         self.guard.tally.add_worker(node.gateway.id, getattr(node, "workeroutput", {}).get(ATTRIBUTE))
+
+
+class ToleranceHooks:
+    """Which tests there are and which have run: only then can a site be said to leak no more."""
+
+    def __init__(self, tolerance: Tolerance, config: pytest.Config) -> None:
+        self.selection = tolerance.selection
+        self.config = config
+
+    def pytest_itemcollected(self, item: pytest.Item) -> None:
+        self.selection.collect(item.nodeid)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if not report.passed:
+            self.selection.miss()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.selection.hear(report)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self) -> None:
+        output = getattr(self.config, "workeroutput", None)
+        if output is not None:
+            output[COLLECTED] = self.selection.collected
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        self.selection.add_worker(getattr(node, "workeroutput", {}).get(COLLECTED, {}))
 
 
 class TestHooks:

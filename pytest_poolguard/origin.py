@@ -9,10 +9,11 @@ from __future__ import annotations
 import linecache
 import os
 import sysconfig
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from sys import _getframe  # there is no other way to walk a stack, and the name is looked up very often
 from types import CodeType, FrameType
 
+from pytest_poolguard.identity import call_of, file_of, surroundings
 from pytest_poolguard.redaction import redacted
 
 __all__ = ["Origin", "Place", "SourceTree", "capture", "capture_from", "line_of", "printable"]
@@ -89,6 +90,10 @@ class Place:
     text: str
     #: Whether this is code of the project under test, not of a library or the interpreter.
     own: bool = True
+    #: The function with the classes and functions around it: ``Basket.add``; empty where that is not known.
+    qualified: str = ""
+    #: Which one it is, where the function makes the same call in several lines.
+    nth: int = 1
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}"
@@ -98,6 +103,17 @@ class Place:
         """The place as a person calls it: ``shop/users.py:8 in get_user``."""
         return f"{self} in {self.function}"
 
+    @property
+    def lasting(self) -> str:
+        """The place without what edits elsewhere change: ``shop/users.py:Users.get #2``."""
+        which = f" #{self.nth}" if self.nth > 1 else ""
+        return f"{file_of(self.file)}:{self.qualified or self.function}{which}"
+
+    @property
+    def call(self) -> str:
+        """What is called there, without the name that the outcome gets."""
+        return call_of(self.text)
+
 
 class SourceTree:
     """Tells the project's own code from the libraries', and names files relative to its root directory."""
@@ -105,6 +121,7 @@ class SourceTree:
     def __init__(self, root: str, folded: tuple[str, ...] = ()) -> None:
         self.root = os.path.realpath(root)
         self._known: dict[str, bool] = {}
+        self._places: dict[tuple[str, int, str, int], Place] = {}
         self._libraries: tuple[str, ...] = ()
         paths = sysconfig.get_paths()
         self._folded = tuple(
@@ -117,6 +134,7 @@ class SourceTree:
         if path not in self._libraries:
             self._libraries += (path,)
             self._known.clear()
+            self._places.clear()
 
     def is_own(self, filename: str) -> bool:
         """Whether a source file belongs to the project under test.
@@ -161,15 +179,26 @@ class SourceTree:
 
     def place(self, code: CodeType, offset: int) -> Place:
         """The place of one frame."""
-        line = line_of(code, offset)
-        return self.place_at(code.co_filename, line, code.co_name)
+        key = code.co_filename, line_of(code, offset), code.co_name, code.co_firstlineno
+        place = self._places.get(key)
+        if place is None:
+            place = self._places[key] = self.place_at(*key)
+        return place
 
-    def place_at(self, filename: str, line: int, function: str) -> Place:
-        """The place of a line in a file, with its source text where it can be read."""
+    def place_at(self, filename: str, line: int, function: str, first: int = 0) -> Place:
+        """The place of a line in a file, with its source text where it can be read.
+
+        ``first`` is the first line of the function, where it is known.
+        """
         text = redacted(printable(linecache.getline(filename, line).strip()))
         if len(text) > TEXT_WIDTH:
             text = text[: TEXT_WIDTH - 1] + "…"
-        return Place(self.relative(filename), line, printable(function), text, self.is_own(filename))
+        own = self.is_own(filename)
+        place = Place(self.relative(filename), line, printable(function), text, own)
+        if own and first:
+            qualified, nth = surroundings(linecache.getlines(filename), first, line, function)
+            place = replace(place, qualified=printable(qualified), nth=nth)
+        return place
 
     def stack(self, origin: Origin) -> list[Place]:
         """The places of an origin, outermost first, as a person reads a traceback."""

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import pytest
 
+from pytest_poolguard.ignoring import Ignored, ignored
 from pytest_poolguard.naming import PoolClass, named
 
 __all__ = [
@@ -78,6 +79,13 @@ def _file(text: str) -> str:
     return path
 
 
+def _baseline(text: str) -> str:
+    """A file by its full name; it is read when the run begins."""
+    if text and os.path.isdir(text):
+        raise ValueError(f"{text!r} is a folder, a file is wanted")
+    return os.path.abspath(text) if text else ""
+
+
 class Option(NamedTuple):
     """One option: ``name`` is the ini key, and with dashes the flag."""
 
@@ -98,6 +106,11 @@ class Option(NamedTuple):
     def flag(self) -> str:
         """The command line flag."""
         return "--" + self.name.replace("_", "-")
+
+    @property
+    def is_kept_with_the_suite(self) -> bool:
+        """Whether it names a file of the suite's: in the ini file, a relative name begins where that lies."""
+        return self.parse is _baseline
 
 
 OPTIONS = (
@@ -194,6 +207,38 @@ OPTIONS = (
         "",
     ),
     Option(
+        "poolguard_baseline",
+        _baseline,
+        "",
+        "sites that this file records may leak, and are counted; any other fails",
+        "FILE",
+    ),
+    Option(
+        "poolguard_update_baseline",
+        _yes_or_no,
+        False,
+        "let every leak pass, and record its site in the baseline; sites that leak no more are taken out, unless "
+        "their tests did not run",
+        "",
+    ),
+    Option(
+        "poolguard_strict_baseline",
+        _yes_or_no,
+        False,
+        "fail the run where a site of the baseline leaks no more, though the tests that it came from did run",
+        "",
+    ),
+    Option(
+        "poolguard_ignore",
+        ignored,
+        (),
+        "what is ignored, one entry on each line, with the reason: FILE:FUNCTION -- REASON for sites, "
+        "pool:CLASS -- REASON for pools, pool:CLASS@FILE:FUNCTION -- REASON for those that were made there; "
+        "* matches anything",
+        "ENTRY",
+        ini="linelist",
+    ),
+    Option(
         "poolguard_json",
         _file,
         "",
@@ -230,6 +275,10 @@ class Settings(NamedTuple):
     dsn: str
     show_sql: str
     terminate: bool
+    baseline: str
+    update_baseline: bool
+    strict_baseline: bool
+    ignore: tuple[Ignored, ...]
     json: str
 
 
@@ -251,23 +300,38 @@ def read_settings(config: pytest.Config, flags: Any) -> Settings:
     yet. Raises :class:`pytest.UsageError` where a value is not allowed.
     """
     values = {option.name: _value(option, config, flags) for option in OPTIONS}
+    for name in ("update_baseline", "strict_baseline"):
+        if values[f"poolguard_{name}"] and not values["poolguard_baseline"]:
+            flag = f"--poolguard-{name.replace('_', '-')}"
+            raise pytest.UsageError(
+                f"poolguard: {flag}: there is no baseline; name it with --poolguard-baseline=FILE"
+            )
+    if values["poolguard_update_baseline"]:
+        _parsed("--poolguard-baseline", _file, values["poolguard_baseline"])
     mode = values.pop("poolguard")
     return Settings(mode, **{name.removeprefix("poolguard_"): value for name, value in values.items()})
 
 
 def _value(option: Option, config: pytest.Config, flags: Any) -> Any:
+    from_ini = _one_text(config.getini(option.name))
+    if from_ini and option.is_kept_with_the_suite and getattr(config, "inipath", None) is not None:
+        from_ini = os.path.join(os.path.dirname(config.inipath or ""), from_ini)
     sources = (
         (option.flag, getattr(flags, option.name, None)),
-        (f"ini key {option.name}", _one_text(config.getini(option.name))),
+        (f"ini key {option.name}", from_ini),
         (f"environment variable {option.env}", (os.environ.get(option.env) or None) if option.env else None),
     )
     for source, text in sources:
         if text is not None:
-            try:
-                return option.parse(str(text))
-            except ValueError as error:
-                raise pytest.UsageError(f"poolguard: {source}: {error}") from None
+            return _parsed(source, option.parse, str(text))
     return option.default
+
+
+def _parsed(source: str, parse: Callable[[str], Any], text: str) -> Any:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise pytest.UsageError(f"poolguard: {source}: {error}") from None
 
 
 def _one_text(value: Any) -> Any:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import pytest
 
 from pytest_poolguard.failure import fail
-from pytest_poolguard.findings import FAILED
+from pytest_poolguard.findings import FAILED, Finding
 from pytest_poolguard.guard import Guard
 from pytest_poolguard.origin import printable
 from pytest_poolguard.reports.text import blocks
@@ -15,6 +17,8 @@ __all__ = ["Settling"]
 
 #: A section whose name contains "teardown" is printed under the failure of a test that failed before it.
 SECTION = "poolguard: found at teardown"
+#: Tests that tell a site in full: the others name it.
+IN_FULL = 3
 
 
 class Settling:
@@ -24,6 +28,7 @@ class Settling:
         self._guard = guard
         self._status = "passed"
         self._failed_in = ""
+        self._told: defaultdict[str, list[str]] = defaultdict(list)  #: by fingerprint, the tests that tell all
 
     def made(self, item: pytest.Item, report: pytest.TestReport) -> pytest.TestReport:
         """A report was made: it, or what stands in for it."""
@@ -58,6 +63,7 @@ class Settling:
                 guard.expected,
                 mode=guard.settings.mode,
                 may_fail=self._status in ("passed", "failed"),
+                tolerate=guard.tolerate,
             )
             if bearer is not None and (verdict.findings or verdict.fails):
                 told = self._tell(item, bearer, verdict, item.config.get_verbosity())
@@ -69,16 +75,26 @@ class Settling:
 
     def _tell(self, item: pytest.Item, bearer: pytest.TestReport, verdict: Verdict, verbosity: int) -> bool:
         """Put a verdict into words where they belong; whether pytest will print them."""
-        text = blocks((f for f in verdict.findings if f.verdict == FAILED), verbosity)
+        failing = [finding for finding in verdict.findings if finding.verdict == FAILED]
+        text = blocks(failing, verbosity, self._told_enough(failing))
         if verdict.unmet:
             text = "\n\n".join(part for part in (verdict.unmet, blocks(verdict.findings, verbosity)) if part)
         if verdict.fails and self._status == "passed" and bearer.passed:
             fail(item, bearer, text, verdict.headline, _where(item, verdict))
             return True
-        if bearer.failed or self._failed_in == "call":
+        if text and (bearer.failed or self._failed_in == "call"):
             bearer.sections.append((SECTION, text))
             return True
         return False
+
+    def _told_enough(self, findings: list[Finding]) -> dict[str, str]:
+        """The sites among these that enough tests have told in full, with the first of those."""
+        fingerprints = dict.fromkeys(finding.fingerprint for finding in findings)
+        enough = {one: self._told[one][0] for one in fingerprints if len(self._told[one]) >= IN_FULL}
+        for one in fingerprints:
+            if one not in enough:
+                self._told[one].append(findings[0].nodeid)
+        return enough
 
 
 def _where(item: pytest.Item, verdict: Verdict) -> tuple[str, int] | None:

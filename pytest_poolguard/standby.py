@@ -20,6 +20,7 @@ from pytest_poolguard.settings import Settings
 if TYPE_CHECKING:
     from pytest_poolguard.drivers.interface import AddedDriver
     from pytest_poolguard.guard import Guard
+    from pytest_poolguard.tolerance import Tolerance
 
 __all__ = ["Standby"]
 
@@ -32,6 +33,11 @@ class Standby:
         self.name = RunName()
         self._config = config
         self._guard: Guard | None = None
+        self.tolerance: Tolerance | None = None
+        if settings.baseline or settings.ignore:
+            from pytest_poolguard.tolerance import Tolerance  # noqa: PLC0415 - few suites have any
+
+            self.tolerance = Tolerance(settings, config)
         modules = [(library, name) for library, (_, names) in LIBRARIES.items() for name in names]
         self._imports = ImportWatch({name: partial(self._imported, library, name) for library, name in modules})
         if settings.pools:
@@ -62,10 +68,15 @@ class Standby:
             from pytest_poolguard.guard import Guard  # noqa: PLC0415 - see above
             from pytest_poolguard.hooks import RunHooks  # noqa: PLC0415
 
-            self._guard = Guard(self._config, self.settings, self.name)
+            self._guard = Guard(self._config, self.settings, self.name, self.tolerance)
             if self.settings.server != "off":
                 self.name.take()
             self._config.pluginmanager.register(RunHooks(self._guard, self._config), "poolguard-run")
+            if self.tolerance is not None:
+                from pytest_poolguard.hooks import ToleranceHooks  # noqa: PLC0415
+
+                hooks = ToleranceHooks(self.tolerance, self._config)
+                self._config.pluginmanager.register(hooks, "poolguard-tolerance")
         return self._guard
 
     def add(self, driver: AddedDriver) -> None:

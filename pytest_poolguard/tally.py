@@ -31,6 +31,7 @@ class Tally:
     open_pools: list[tuple[Place | None, int]] = field(default_factory=list)
     visits: list[Visit] = field(default_factory=list)  #: the servers of the run
     notices: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)  #: what fails the run, and is no finding
     faults: list[str] = field(default_factory=list)
 
     def carry(self, report: pytest.TestReport, findings: list[Finding], *, told: bool) -> None:
@@ -43,8 +44,9 @@ class Tally:
         if carried:
             findings = [Finding.from_dict(plain) for plain in carried["findings"]]
             self.findings += findings
-            if not carried["told"]:
-                self.untold += findings
+            self.untold += [
+                finding for finding in findings if not (carried["told"] and finding.verdict == FAILED)
+            ]
 
     def add_outside(self, findings: list[Finding]) -> None:
         """Take findings that no test's report carries."""
@@ -55,7 +57,7 @@ class Tally:
     @property
     def fails_the_run(self) -> bool:
         """Whether something fails the run that no failed test stands for."""
-        return any(finding.verdict == FAILED for finding in self.outside)
+        return bool(self.errors) or any(finding.verdict == FAILED for finding in self.outside)
 
     def to_worker_output(self) -> dict[str, Any]:
         """What the controller does not get by reports, as plain data."""

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from pytest_poolguard.findings import CHECKED_OUT, EXPECTED, FAILED, WARNED, Finding, connections, headline
+from pytest_poolguard.findings import (
+    CHECKED_OUT,
+    EXPECTED,
+    FAILED,
+    IGNORED,
+    KNOWN,
+    WARNED,
+    Finding,
+    connections,
+    headline,
+)
 from pytest_poolguard.marker import Expectations
 from pytest_poolguard.origin import Place, printable
 
@@ -34,18 +44,28 @@ class Verdict:
         return headline(counted)
 
 
-def decide(findings: Iterable[Finding], expected: Expectations, *, mode: str, may_fail: bool) -> Verdict:
+def decide(
+    findings: Iterable[Finding],
+    expected: Expectations,
+    *,
+    mode: str,
+    may_fail: bool,
+    tolerate: Callable[[Finding], None] = lambda _: None,
+) -> Verdict:
     """Give each finding of a test its verdict: the one that it was made with, or a milder one.
 
-    ``may_fail`` is False for a test whose status stays as it is: skipped, xfailed, xpassed.
+    ``may_fail`` is False for a test whose status stays as it is: skipped, xfailed, xpassed. ``tolerate`` lets
+    pass what is known or ignored.
     """
     verdict = Verdict(list(findings))
     own = [f for f in verdict.findings if f.kind == CHECKED_OUT and f.owner_scope in ("", "function")]
     for finding in verdict.findings:
-        if mode != "fail" or not may_fail:
+        tolerate(finding)
+        if finding.verdict == FAILED and (mode != "fail" or not may_fail):
             finding.verdict = WARNED
-    if expected.leaks == "any" or expected.leaks == len(own):
-        for finding in own:
+    others = [finding for finding in own if finding.verdict not in (KNOWN, IGNORED)]
+    if expected.leaks == "any" or expected.leaks in (len(own), len(others)):
+        for finding in own if expected.leaks in ("any", len(own)) else others:
             finding.verdict = EXPECTED
     elif expected.leaks is not None:
         verdict.unmet = (

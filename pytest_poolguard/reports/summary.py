@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,8 @@ from pytest_poolguard.findings import (
     EXPECTED,
     FAILED,
     HELD_TOO_LONG,
+    IGNORED,
+    KNOWN,
     NOT_CLOSED,
     POOL_NOT_CLOSED,
     SERVER_BACKEND,
@@ -26,27 +29,36 @@ from pytest_poolguard.findings import (
 )
 from pytest_poolguard.origin import Place
 from pytest_poolguard.redaction import redacted
+from pytest_poolguard.reports.sites import by_damage, by_site
 from pytest_poolguard.reports.text import block, grouped
 from pytest_poolguard.tally import Tally
 
 __all__ = ["count_errors", "fault", "title", "write"]
 
-#: Blocks, rows and places of open pools shown without -v.
-BLOCKS, ROWS, PLACES = 3, 15, 3
+#: Lines of blocks, rows, and places of open pools shown without -v: together they are a screen or two.
+LINES, ROWS, PLACES = 60, 15, 3
+#: Verdicts of what passes: it is counted, and told in full only with -v.
+PASSES = (KNOWN, IGNORED)
 
 
 def title(tally: Tally) -> str:
-    """``poolguard: 3 leaks, 2 sites``."""
+    """``poolguard: 3 leaks, 2 sites, 3 tests``."""
     counts = []
-    expected = sum(finding.verdict == EXPECTED for finding in tally.findings)
+    verdicts = Counter(finding.verdict for finding in tally.findings)
+    told = Counter(f.kind for f in tally.findings if f.verdict not in (EXPECTED, *PASSES))
+    expected = verdicts[EXPECTED]
     for kind, words in WORDS.items():
-        count = sum(finding.kind == kind and finding.verdict != EXPECTED for finding in tally.findings)
+        count = told[kind]
         if count:
             counts.append(f"{count} {words.one if count == 1 else words.many}")
         if kind == CHECKED_OUT and expected:
             counts.append(counted(expected, "expected leak"))
+    counts += [f"{verdicts[verdict]} {verdict}" for verdict in PASSES if verdicts[verdict]]
     if tally.findings:
         counts.append(counted(len({(f.kind, f.site) for f in tally.findings}), "site"))
+    tests = len({finding.nodeid for finding in tally.findings if finding.nodeid})
+    if tests:
+        counts.append(counted(tests, "test"))
     return "poolguard" + (": " + ", ".join(counts) if counts else "")
 
 
@@ -72,17 +84,22 @@ def _part(tally: Tally, *, on_server: bool) -> Tally:
 
 def _section(terminal: Any, tally: Tally, verbosity: int, lines: Iterable[str]) -> None:
     fails = tally.fails_the_run or tally.faults
-    terminal.write_sep(
-        "=", title(tally), **({"red": True} if fails else {"yellow": True} if tally.findings else {})
-    )
-    groups = grouped(tally.untold)
-    shown = groups if verbosity > 0 else _one_of_each_site(groups)[:BLOCKS]
-    for group in shown:
+    warns = any(finding.verdict not in PASSES for finding in tally.findings)
+    terminal.write_sep("=", title(tally), **({"red": True} if fails else {"yellow": True} if warns else {}))
+    untold = [f for f in tally.untold if verbosity > 0 or f.verdict not in PASSES]
+    groups = by_damage(grouped(untold))
+    shown = lines_shown = 0
+    for group in groups if verbosity > 0 else _one_of_each_site(groups):
+        text = block(group, verbosity)
+        lines_shown += text.count("\n") + 3
+        if shown and verbosity <= 0 and lines_shown > LINES:
+            break
+        shown += 1
         terminal.write_line(_heading(group), bold=True)
-        terminal.write_line(block(group, verbosity))
+        terminal.write_line(text)
         terminal.write_line("")
-    if len(shown) < len(groups):
-        terminal.write_line(f"… {len(groups) - len(shown)} more like these (-v shows them)\n")
+    if shown < len(groups):
+        terminal.write_line(f"… {len(groups) - shown} more like these (-v shows them)\n")
     for line in _table(tally.findings, verbosity) if tally.findings else ():
         terminal.write_line(line)
     for line in lines:
@@ -95,11 +112,10 @@ def count_errors(terminal: Any, tally: Tally) -> None:
     Else its last line would be green. Only its short summary and its totals are still to come: there is no other
     record of these errors, as pytest can't select or run again what is no test.
     """
-    by_site: dict[tuple[str, str], list[Finding]] = {}
-    for finding in tally.outside:
-        if finding.verdict == FAILED:
-            by_site.setdefault((finding.kind, finding.site), []).append(finding)
-    for findings in by_site.values():
+    failing = by_site(finding for finding in tally.outside if finding.verdict == FAILED)
+    for text in tally.errors:
+        terminal.stats.setdefault("error", []).append(error("poolguard", f"poolguard: {text}"))
+    for _, _, findings in failing:
         site = findings[0].acquired
         about = findings[0].nodeid or (site.file if site is not None else "") or "poolguard"
         terminal.stats.setdefault("error", []).append(error(about, headline(findings)))
@@ -121,15 +137,13 @@ def _heading(group: list[Finding]) -> str:
     worker = f" [{finding.worker}]" if finding.worker else ""
     others = len({(other.nodeid, other.owner_name, other.worker) for other in group}) - 1
     more = f" and {others} more" if others else ""
-    verdict = {WARNED: " (warning only)", EXPECTED: " (expected)"}.get(finding.verdict, "")
+    verdict = finding.verdict if finding.verdict != WARNED else "warning only"
+    verdict = f" ({verdict})" if verdict != FAILED else ""
     return f"{about}{worker}{more}{verdict}"
 
 
 def _table(findings: list[Finding], verbosity: int) -> list[str]:
-    rows: dict[tuple[str, str], list[Finding]] = {}
-    for finding in findings:
-        rows.setdefault((finding.kind, finding.site), []).append(finding)
-    ranked = sorted(rows.items(), key=lambda row: -len(row[1]))
+    ranked = by_site(findings)
     shown = ranked if verbosity > 0 else ranked[:ROWS]
     kinds = {finding.kind for finding in findings}
     if kinds <= {CHECKED_OUT, DIRTY_RETURN, HELD_TOO_LONG}:
@@ -137,24 +151,13 @@ def _table(findings: list[Finding], verbosity: int) -> list[str]:
     else:
         took = "opened at" if kinds <= {SERVER_BACKEND, NOT_CLOSED} else "made or taken at"
     lines = [f" {'count' if POOL_NOT_CLOSED in kinds else 'conns'}  tests  {took}"]
-    for (kind, site), found in shown:
-        tests = len({finding.nodeid for finding in found if finding.nodeid})
-        remark = _remark(kind, found)
-        lines.append(f"{len(found):6}  {tests:5}  {site}{remark}")
+    for row in shown:
+        remark = f"  ({row.remark})" if row.remark else ""
+        lines.append(f"{len(row.findings):6}  {row.tests:5}  {row.site}{remark}")
     if len(shown) < len(ranked):
-        rest = sum(len(found) for _, found in ranked[ROWS:])
+        rest = sum(len(row.findings) for row in ranked[ROWS:])
         lines.append(f"{rest:6}         at {len(ranked) - ROWS} more sites (-v shows them)")
     return lines
-
-
-def _remark(kind: str, found: list[Finding]) -> str:
-    remark = WORDS[kind].remark
-    verdicts = {finding.verdict for finding in found}
-    if verdicts == {EXPECTED}:
-        remark = "expected"
-    elif verdicts == {WARNED} and kind != HELD_TOO_LONG:
-        remark = f"{remark}, warning only" if remark else "warning only"
-    return f"  ({remark})" if remark else ""
 
 
 def _notices(tally: Tally, verbosity: int) -> list[str]:
@@ -175,7 +178,7 @@ def _notices(tally: Tally, verbosity: int) -> list[str]:
     if tally.open_pools:
         lines.append(f"poolguard: {_idle(tally.open_pools, verbosity)}")
     lines += [f"poolguard: {redacted(str(visit))}" for visit in tally.visits if visit.is_news or verbosity > 0]
-    lines += [f"poolguard: {redacted(notice)}" for notice in tally.notices]
+    lines += [f"poolguard: {redacted(notice)}" for notice in tally.notices + tally.errors]
     shown = tally.faults if verbosity > 0 else tally.faults[:1]
     more = f" (and {len(tally.faults) - 1} more, -v shows them)" if len(shown) < len(tally.faults) else ""
     return lines + [fault(text) + more for text in shown]

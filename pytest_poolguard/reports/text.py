@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from pytest_poolguard.findings import (
     CHECKED_OUT,
@@ -32,6 +33,7 @@ BLOCKS, LINES = 2, 10
 HOLDERS = 3
 #: Backends left on the server that are shown without -v, where they were all opened in one place.
 BACKENDS = 4
+NONE_TOLD: Mapping[str, str] = MappingProxyType({})
 
 
 def age(seconds: float) -> str:
@@ -64,13 +66,19 @@ def grouped(findings: Iterable[Finding]) -> list[list[Finding]]:
     return list(groups.values())
 
 
-def blocks(findings: Iterable[Finding], verbosity: int = 0) -> str:
-    """The groups of findings: the first ones as blocks of text, the others, without -v, as a line each."""
+def blocks(findings: Iterable[Finding], verbosity: int = 0, told: Mapping[str, str] = NONE_TOLD) -> str:
+    """The groups of findings: the first ones as blocks of text, the others, without -v, as a line each.
+
+    ``told`` has what was told in full before, often enough: by its fingerprint, the test that told it. Of that no
+    more than the site is told again.
+    """
     groups = grouped(findings)
     if verbosity > 0:
         return "\n\n".join(block(group, verbosity) for group in groups)
-    parts = [block(group) for group in groups[:BLOCKS]]
-    rest = groups[BLOCKS:]
+    new = [group for group in groups if group[0].fingerprint not in told]
+    parts = [block(group) for group in new[:BLOCKS]]
+    parts += [_again(group, told[group[0].fingerprint]) for group in groups if group[0].fingerprint in told]
+    rest = new[BLOCKS:]
     if rest:
         places = "1 more place" if len(rest) == 1 else f"{len(rest)} more places"
         lines = [f"{places} in the same test (-v tells all):", "", *map(_line, rest[:LINES])]
@@ -79,6 +87,15 @@ def blocks(findings: Iterable[Finding], verbosity: int = 0) -> str:
             lines.append(f"    … {connections(left)} at {len(rest) - LINES} more places")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
+
+
+def _again(group: list[Finding], test: str) -> str:
+    """A group of a site that other tests have told in full."""
+    place = group[0].called_from or group[0].acquired
+    lines = [_title(group)]
+    if place is not None:
+        lines.append(_frame(place, 0, 0, is_site=True, is_library=not place.own))
+    return "\n".join([*lines, f"  as in {test}, which tells more (-v tells all)"])
 
 
 def _line(group: list[Finding]) -> str:
