@@ -128,7 +128,7 @@ class ToleranceHooks:
         self.selection.collect(item.nodeid)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        if not report.passed:
+        if report.failed:
             self.selection.miss()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

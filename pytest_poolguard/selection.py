@@ -64,7 +64,7 @@ class Selection:
 
     @property
     def is_by_name(self) -> bool:
-        """Whether tests were picked by name, keyword, mark or their last outcome: then nobody looks for others."""
+        """Whether tests were picked by name, keyword, mark or their last outcome: others did not count."""
         config = self._config
         return any(config.getoption(name, None) for name in BY_NAME) or any("::" in arg for arg in config.args)
 

@@ -29,7 +29,7 @@ class Tolerance:
         """Raises :class:`pytest.UsageError` where the baseline can't be read, or is none."""
         self.selection = Selection(config)
         self._path = settings.baseline
-        self._name = printable(os.path.relpath(self._path)) if self._path else ""
+        self._name = _short(self._path)
         self._updates = settings.update_baseline
         self._is_strict = settings.strict_baseline and settings.mode == "fail"
         self._ignored = settings.ignore
@@ -83,11 +83,14 @@ class Tolerance:
         stale = [entry for entry in gone if self.selection.have_run(entry.tests)]
         if not stale:
             return
-        sites = list(dict.fromkeys(printable(entry.site) for entry in sorted(stale, key=str)))
+        sites = sorted({printable(entry.site) for entry in stale})
         more = f" and {len(sites) - SITES} more" if len(sites) > SITES else ""
-        leak = "leaks" if len(stale) == 1 else "leak"
-        text = f"{counted(len(stale), 'site')} of {self._name} {leak} no more: {', '.join(sites[:SITES])}{more}"
-        text += " (--poolguard-update-baseline takes what is stale out)"
+        leaks, it = ("leaks", "it") if len(stale) == 1 else ("leak", "them")
+        where = f"{', '.join(sites[:SITES])}{more} {leaks} no more"
+        text = (
+            f"{counted(len(stale), 'stale site')} in {self._name}: {where}; "
+            f"--poolguard-update-baseline takes {it} out"
+        )
         (tally.errors if self._is_strict else tally.notices).append(text)
 
     def _write(self, tally: Tally) -> None:
@@ -123,6 +126,12 @@ class Tolerance:
             entry.tests = baseline.joined(before | baseline.tests_of(findings))
             new[fingerprint] = entry
         return new
+
+
+def _short(path: str) -> str:
+    """A file as somebody calls it who is in pytest's directory."""
+    here = os.getcwd() + os.sep
+    return printable(path.removeprefix(here))
 
 
 def _names(*places: Place | None) -> list[tuple[str, str]]:

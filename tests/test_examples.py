@@ -215,7 +215,7 @@ def test_no_report_needs_a_note(leaky):
 
 
 def test_the_table_counts_connections_and_tests_of_each_site(leaky):
-    assert "= poolguard: 8 leaks, 7 sites =" in leaky.output
+    assert "= poolguard: 8 leaks, 7 sites, 8 tests =" in leaky.output
     assert leaky.table == {
         (len(leak.tests), len(leak.tests), f"{leak.file}:{leak.taken_at[0]} in {leak.function}") for leak in LEAKS
     }

@@ -65,7 +65,15 @@ def test_the_dict_form_names_pool_and_owner():
     assert plain["pool"] == {
         "class": "ThreadedConnectionPool",
         "name": "ThreadedConnectionPool(1..10)",
-        "made_at": {"file": "shop/db.py", "line": 9, "function": "<module>", "text": "pool = …", "own": True},
+        "made_at": {
+            "file": "shop/db.py",
+            "line": 9,
+            "function": "<module>",
+            "text": "pool = …",
+            "own": True,
+            "qualified": "",
+            "nth": 1,
+        },
         "first_used": True,
     }
     assert plain["owner"] == {
@@ -98,12 +106,35 @@ def test_the_fingerprint_stays_when_lines_shift_and_runs_differ():
         replace(FULL, acquired=replace(SITE, file="shop/orders.py")),
         replace(FULL, acquired=replace(SITE, function="get_order")),
         replace(FULL, acquired=replace(SITE, text="conn = take()")),
+        replace(FULL, acquired=replace(SITE, qualified="Users.get_user")),
+        replace(FULL, acquired=replace(SITE, nth=2)),
         replace(FULL, called_from=None),
         replace(FULL, acquired=None),
     ],
 )
 def test_the_fingerprint_of_another_leak_is_another(changed):
     assert changed.fingerprint != FULL.fingerprint
+
+
+def test_the_fingerprint_stays_when_the_name_of_the_connection_changes():
+    renamed = replace(FULL, acquired=replace(SITE, text="self.connection = pool.getconn()  # ours"))
+    assert renamed.fingerprint == FULL.fingerprint
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["src/shop/users.py", "/ci/env/lib/python3.12/site-packages/shop/users.py", "D:\\a\\src\\shop\\users.py"],
+)
+def test_the_fingerprint_is_that_of_the_package_wherever_it_is_installed(file):
+    assert replace(FULL, acquired=replace(SITE, file=file)).fingerprint == FULL.fingerprint
+
+
+def test_a_child_process_is_known_by_its_test_not_by_its_worker():
+    crashed = "worker gw0, which crashed, or a child process of it"
+    child = replace(leak(), kind="server_backend", acquired=None, opened_by=crashed)
+    other = replace(child, opened_by="a child process of this run", nodeid=f"{child.nodeid}[2]")
+    assert child.fingerprint == other.fingerprint
+    assert child.fingerprint != replace(child, nodeid="tests/test_a.py::test_it").fingerprint
 
 
 def test_a_site_is_the_line_or_the_helpers_caller():
@@ -190,6 +221,35 @@ def test_what_is_a_warning_only_fails_nothing():
     assert not decide([replace(leak(), verdict="warned")], Expectations(), mode="fail", may_fail=True).fails
 
 
+def passing(verdict):
+    def tolerate(finding):
+        finding.verdict = verdict
+
+    return tolerate
+
+
+@pytest.mark.parametrize("verdict", ["known", "ignored"])
+@pytest.mark.parametrize("mode", ["fail", "warn"])
+def test_what_is_tolerated_fails_nothing_and_is_called_so(verdict, mode):
+    decided = decide([leak()], Expectations(), mode=mode, may_fail=True, tolerate=passing(verdict))
+    assert [finding.verdict for finding in decided.findings] == [verdict]
+    assert not decided.fails
+
+
+@pytest.mark.parametrize(("expected", "verdicts"), [(2, ["expected", "expected"]), (1, ["known", "expected"])])
+def test_a_marker_may_count_what_is_known_or_leave_it_out(expected, verdicts):
+    findings = [leak(), leak(acquired=CALLER)]
+    decided = decide(
+        findings,
+        Expectations(leaks=expected, reason="why"),
+        mode="fail",
+        may_fail=True,
+        tolerate=lambda finding: passing("known")(finding) if finding.acquired == SITE else None,
+    )
+    assert [finding.verdict for finding in decided.findings] == verdicts
+    assert not decided.fails
+
+
 def test_the_failure_is_at_the_first_line_that_fails():
     full = replace(FULL, verdict="failed")
     decided = decide([leak(), full], Expectations(), mode="fail", may_fail=True)
@@ -216,10 +276,11 @@ def is_plain(value: object) -> bool:
 
 def test_what_a_report_carries_is_plain_data_and_arrives():
     report, tally = SimpleNamespace(), Tally()
-    tally.carry(report, [FULL], told=True)
+    tally.carry(report, [leak(), FULL], told=True)
     assert is_plain(getattr(report, ATTRIBUTE))
     tally.add_report(report)
-    assert (tally.findings, tally.untold, tally.outside) == ([FULL], [], [])
+    assert (tally.findings, tally.outside) == ([leak(), FULL], [])
+    assert tally.untold == [FULL]  # a failure shows what fails the test, and no warning
 
 
 def test_what_no_failure_has_told_is_left_to_tell():

@@ -46,7 +46,7 @@ def test_the_section_tells_the_backend_and_who_opened_it_where(suite, monkeypatc
     pid = os.environ["PID"]
     run.result.stdout.fnmatch_lines(
         [
-            "=*= poolguard: 1 connection left on the server, 1 site =*=",
+            "=*= poolguard: 1 connection left on the server, 1 site, 1 test =*=",
             "test_suite.py::test_opens",
             "1 connection that this run opened is still open on the server",
             "  opened in the test body",

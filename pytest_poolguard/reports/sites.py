@@ -55,7 +55,11 @@ def by_site(findings: Iterable[Finding]) -> list[Site]:
     sites: dict[tuple[str, str], list[Finding]] = {}
     for finding in findings:
         sites.setdefault((finding.kind, finding.site), []).append(finding)
-    return sorted((Site(*key, found) for key, found in sites.items()), key=lambda site: _damage(site.findings))
+    return sorted((Site(*key, found) for key, found in sites.items()), key=_rank)
+
+
+def _rank(site: Site) -> tuple[int, int, int, str]:
+    return (*_damage(site.findings), site.site)
 
 
 def by_damage(groups: Iterable[list[Finding]]) -> list[list[Finding]]:
