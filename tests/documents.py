@@ -1,16 +1,19 @@
 """The parts of the documents that are printed by real runs, not typed.
 
 A comment in front of a block says where it comes from: ``<!-- generated: RUN, PART -->``. RUN is a name of
-:data:`RUNS`; PART is ``all``, ``summary``, ``end``, ``report of TEST`` or ``hint of TEST``.
+:data:`RUNS` or :data:`STEPS`; PART is ``all``, ``summary``, ``table``, ``end``, ``report of TEST``,
+``hint of TEST`` or ``file``, what a step has written.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -31,6 +34,32 @@ RUNS = {
     "no pool": ("small/test_no_pool.py",),
     "in-house": ("inhouse",),
 }
+
+
+def a_new_test(examples: Path) -> None:
+    """Somebody adds the test that the page shows."""
+    page = (ROOT / "docs/adopting.md").read_text("utf-8")
+    (source,) = re.findall(r"^```python\n# tests/test_reports.py\n(.+?)^```", page, re.MULTILINE | re.DOTALL)
+    (examples / "tests/test_reports.py").write_text(source, "utf-8")
+
+
+def a_repair(examples: Path) -> None:
+    """Somebody repairs one function, and the new test was not accepted."""
+    (examples / "tests/test_reports.py").unlink()
+    shutil.copy(examples / "fixed/shop/users.py", examples / "leaky/shop/users.py")
+
+
+BASELINE = "leaks.txt"
+GATE = f"--poolguard-baseline={BASELINE}"
+#: Runs that follow each other in a copy of ``examples``: what is done before each, and pytest's arguments.
+STEPS: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
+    "adopt first": (lambda _: None, ("--poolguard=warn",)),
+    "adopt record": (lambda _: None, (GATE, "--poolguard-update-baseline")),
+    "adopt gate": (a_new_test, (GATE, "-n2")),
+    "adopt repaired": (a_repair, (GATE,)),
+    "adopt strict": (lambda _: None, (GATE, "--poolguard-strict-baseline", "-n2")),
+    "adopt updated": (lambda _: None, (GATE, "--poolguard-update-baseline")),
+}
 BLOCK = re.compile(r"^<!-- generated: ([\w -]+), ([\w ]+) -->\n```text\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 #: What differs from run to run, and what stands for it in a comparison.
 VARIES = (
@@ -45,9 +74,11 @@ VARIES = (
 
 
 class Printer:
-    """Runs the examples under poolguard, each once, on one server."""
+    """Runs the examples under poolguard, each once, on one server; ``folder`` takes the copy for the steps."""
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, folder: Path = ROOT) -> None:
+        self._copy = folder / "examples"
+        self._written: dict[str, str] = {}
         foreign = ("PYTEST_ADDOPTS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD", "POOLGUARD_DSN", "FORCE_COLOR", "SHOP")
         env = {name: value for name, value in os.environ.items() if name not in foreign}
         # As on CI: pytest cuts nothing off there.
@@ -55,9 +86,24 @@ class Printer:
         self.screen = cache(self._screen)
 
     def _screen(self, run: str) -> str:
+        if run in RUNS:
+            return self._run(ROOT / "examples", RUNS[run])
+        names = list(STEPS)
+        if run == names[0]:
+            shutil.copytree(ROOT / "examples", self._copy, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            self.screen(names[names.index(run) - 1])
+        prepare, arguments = STEPS[run]
+        prepare(self._copy)
+        screen = self._run(self._copy, arguments)
+        if (self._copy / BASELINE).exists():
+            self._written[run] = (self._copy / BASELINE).read_text("utf-8")
+        return screen
+
+    def _run(self, folder: Path, arguments: tuple[str, ...]) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-p", "poolguard", "-p", "no:cacheprovider", *RUNS[run]],
-            cwd=ROOT / "examples",
+            [sys.executable, "-m", "pytest", "-p", "poolguard", "-p", "no:cacheprovider", *arguments],
+            cwd=folder,
             env=self._env,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -70,10 +116,13 @@ class Printer:
     def part(self, run: str, part: str) -> str:
         """One part of what a run prints; raises ValueError where the run prints no such thing."""
         screen = self.screen(run)
+        if part == "file":
+            return self._written[run]
         name, _, test = part.partition(" of ")
         pattern = {
             "all": r"^(=+ (?:FAILURES|poolguard.*?) =+\n.*)",
             "summary": r"^(=+ poolguard.*?)^=+ (?:short test summary|\d+ passed)",
+            "table": r"^( conns  tests .*?)^=+ ",
             "end": r"^=+ short test summary info =+\n(.*)",
             "report": rf"^_+ {test} _+\n(.+?)^(?:__|==|--)",
             "hint": rf"^_+ {test} _+\n.+?((?:^  (?:note|hint): [^\n]+\n)+)",

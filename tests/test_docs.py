@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from documents import BLOCK, DOCUMENTS, ROOT, Printer, brought_up_to_date, comparable
 
-from pytest_poolguard.findings import EXPECTED, FAILED, WARNED, Finding
+from pytest_poolguard.findings import EXPECTED, FAILED, IGNORED, KNOWN, WARNED, Finding
 from pytest_poolguard.fixture import PoolGuard
 from pytest_poolguard.marker import ARGUMENTS
 from pytest_poolguard.reports.json_file import as_json
@@ -37,8 +37,8 @@ def rows(text: str) -> dict[str, list[str]]:
 
 
 @pytest.fixture(scope="module")
-def printer(dsn: str) -> Printer:
-    return Printer(dsn)
+def printer(dsn: str, tmp_path_factory: pytest.TempPathFactory) -> Printer:
+    return Printer(dsn, tmp_path_factory.mktemp("steps"))
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_every_field_of_the_json_file_is_in_the_reference():
     assert {f"`{name}`" for name in fields} <= set(rows(text_of("docs/reference.md")))
 
 
-@pytest.mark.parametrize("verdict", [FAILED, WARNED, EXPECTED])
+@pytest.mark.parametrize("verdict", [FAILED, WARNED, EXPECTED, KNOWN, IGNORED])
 def test_every_verdict_is_in_the_reference(verdict):
     assert f"`{verdict}`" in rows(text_of("docs/reference.md"))["`verdict`"][1]
 
