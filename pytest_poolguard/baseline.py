@@ -13,8 +13,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pytest_poolguard.findings import Finding
+from pytest_poolguard.identity import test_of
 
-__all__ = ["EVERY_TEST", "Baseline", "Entry", "entry_of", "read", "tests_of", "write"]
+__all__ = ["EVERY_TEST", "Baseline", "Entry", "entry_of", "joined", "read", "tests_of", "write"]
 
 VERSION = 1
 TITLE = "# pytest-poolguard baseline"
@@ -68,8 +69,7 @@ def tests_of(findings: Iterable[Finding]) -> set[str]:
 
 
 def _test(finding: Finding) -> str:
-    file, _, name = finding.nodeid.partition("::")
-    name = name.partition("[")[0]
+    file, name = test_of(finding.nodeid)
     wide = finding.owner_kind == "fixture" and finding.owner_scope != "function"
     if not file or finding.owner_kind == "session" or (wide and finding.owner_scope not in ("class", "module")):
         return EVERY_TEST

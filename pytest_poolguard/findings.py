@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from pytest_poolguard.identity import test_of
 from pytest_poolguard.origin import Place
 
 __all__ = [
@@ -127,7 +128,7 @@ class Finding:
     def lasting_site(self) -> str:
         """The site without what edits elsewhere, and another machine, change: ``shop/users.py:get_user``."""
         if self.opened_by:
-            return f"{CHILD} of {_function(self.nodeid) or 'the run'}"
+            return f"{CHILD} of {'::'.join(test_of(self.nodeid)) if self.nodeid else 'the run'}"
         if self.acquired is None:
             return "an unknown place"
         if self.called_from is not None:
@@ -180,12 +181,6 @@ class Finding:
                 given[name] = Place(**given[name])
         given["stack"] = [Place(**place) for place in given["stack"]]
         return cls(**given)
-
-
-def _function(nodeid: str) -> str:
-    """A test's id without its parameters."""
-    file, colons, name = nodeid.partition("::")
-    return file + colons + name.partition("[")[0]
 
 
 def connections(count: int) -> str:

@@ -142,7 +142,11 @@ class ToleranceHooks:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        self.selection.add_worker(getattr(node, "workeroutput", {}).get(COLLECTED, {}))
+        collected = getattr(node, "workeroutput", {}).get(COLLECTED)
+        if collected is None:  # it crashed
+            self.selection.is_lost = True
+        else:
+            self.selection.add_worker(collected)
 
 
 class TestHooks:

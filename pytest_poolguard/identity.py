@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-__all__ = ["call_of", "file_of", "surroundings"]
+__all__ = ["call_of", "file_of", "surroundings", "test_of"]
 
 #: Where installed packages and the standard library are: what comes before differs from machine to machine.
 INSTALLED = re.compile(r".*/(?:site-packages|dist-packages|python3\.\d+|Lib)/")
@@ -49,6 +49,12 @@ def call_of(line: str) -> str:
     """What a line of source does, without the names that it gives to the outcome, its spaces and its comment."""
     call = _without(KEYWORDS, _without(TARGETS, COMMENT.sub("", line)))
     return re.sub(r"\s+", "", NAMES.sub("", call)).replace("'", '"').rstrip(":")
+
+
+def test_of(nodeid: str) -> tuple[str, str]:
+    """The file of a test and its name, without its parameters and the group that xdist adds."""
+    file, _, name = nodeid.partition("::")
+    return file, name.partition("[")[0].partition("@")[0]
 
 
 def surroundings(lines: Sequence[str], first: int, line: int, function: str) -> tuple[str, int]:

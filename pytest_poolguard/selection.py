@@ -9,6 +9,7 @@ from functools import cached_property
 import pytest
 
 from pytest_poolguard.baseline import EVERY_TEST
+from pytest_poolguard.identity import test_of
 
 __all__ = ["Selection"]
 
@@ -27,6 +28,7 @@ class Selection:
         self._seen: set[str] = set()
         self._ended: dict[str, str] = {}
         self._is_broken = False  #: something could not be collected
+        self.is_lost = False  #: a worker could not say what it has found
 
     # what the run tells
 
@@ -34,7 +36,7 @@ class Selection:
         """A test was collected, whether or not it will be selected."""
         if nodeid not in self._seen:
             self._seen.add(nodeid)
-            file, function = _parts(nodeid)
+            file, function = test_of(nodeid)
             functions = self.collected.setdefault(file, {})
             functions[function] = functions.get(function, 0) + 1
 
@@ -58,7 +60,7 @@ class Selection:
     @cached_property
     def _ended_by_test(self) -> Counter[tuple[str, str, str]]:
         """How many ended how, once all have."""
-        return Counter((*_parts(nodeid), outcome) for nodeid, outcome in self._ended.items())
+        return Counter((*test_of(nodeid), outcome) for nodeid, outcome in self._ended.items())
 
     # what can be told from it
 
@@ -79,14 +81,13 @@ class Selection:
             ended[file, name, "ran"] + ended[file, name, "skipped"] == n for file, name, n in items
         )
 
-    def have_run(self, tests: set[str]) -> bool:
-        """Whether every one of these has run, or is there no longer."""
+    def have_run(self, test: str) -> bool:
+        """Whether a test, or all those of a file, or every one, has run, or is there no longer."""
         if self.is_by_name:
             return False
-        return all(self.is_whole if test == EVERY_TEST else self._has_run(test) for test in tests)
-
-    def _has_run(self, test: str) -> bool:
-        file, function = _parts(test)
+        if test == EVERY_TEST:
+            return self.is_whole
+        file, function = test_of(test)
         collected = self.collected.get(file)
         if collected is None:
             return not os.path.exists(self._config.rootpath / file)
@@ -103,12 +104,6 @@ class Selection:
         suite = config.getini("testpaths") or [""]
         wanted = [os.path.realpath(config.rootpath / path) for path in suite]
         return all(any(_is_in(path, folder) for folder in given) for path in wanted)
-
-
-def _parts(nodeid: str) -> tuple[str, str]:
-    """The file of a test, and its function without parameters."""
-    file, _, name = nodeid.partition("::")
-    return file, name.partition("[")[0]
 
 
 def _is_in(path: str, folder: str) -> bool:

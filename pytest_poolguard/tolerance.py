@@ -8,7 +8,18 @@ import pytest
 
 from pytest_poolguard import baseline
 from pytest_poolguard.baseline import Baseline, Entry
-from pytest_poolguard.findings import FAILED, IGNORED, KNOWN, WARNED, Finding, counted
+from pytest_poolguard.findings import (
+    DIRTY_RETURN,
+    FAILED,
+    IGNORED,
+    KNOWN,
+    NOT_CLOSED,
+    POOL_NOT_CLOSED,
+    SERVER_BACKEND,
+    WARNED,
+    Finding,
+    counted,
+)
 from pytest_poolguard.identity import file_of
 from pytest_poolguard.ignoring import Ignored
 from pytest_poolguard.origin import Place, printable
@@ -28,6 +39,7 @@ class Tolerance:
     def __init__(self, settings: Settings, config: pytest.Config) -> None:
         """Raises :class:`pytest.UsageError` where the baseline can't be read, or is none."""
         self.selection = Selection(config)
+        self._settings = settings
         self._path = settings.baseline
         self._name = _short(self._path)
         self._updates = settings.update_baseline
@@ -80,7 +92,7 @@ class Tolerance:
     def _tell_stale(self, tally: Tally) -> None:
         found = {finding.fingerprint for finding in tally.findings}
         gone = [entry for entry in self._recorded.values() if entry.fingerprint not in found]
-        stale = [entry for entry in gone if self.selection.have_run(entry.tests)]
+        stale = [entry for entry in gone if not self._unseen(entry, tally)]
         if not stale:
             return
         sites = sorted({printable(entry.site) for entry in stale})
@@ -92,6 +104,19 @@ class Tolerance:
             f"--poolguard-update-baseline takes {it} out"
         )
         (tally.errors if self._is_strict else tally.notices).append(text)
+
+    def _unseen(self, entry: Entry, tally: Tally) -> set[str]:
+        """Those of a site's tests in which it may still leak, as far as this run can tell."""
+        settings = self._settings
+        is_looked_for = {
+            NOT_CLOSED: settings.connections != "off",
+            POOL_NOT_CLOSED: settings.open_pools != "off",
+            DIRTY_RETURN: settings.dirty_returns != "off",
+            SERVER_BACKEND: bool(tally.visits),
+        }.get(entry.kind, True)
+        if not is_looked_for or tally.faults or tally.unwatched or self.selection.is_lost:
+            return entry.tests
+        return {test for test in entry.tests if not self.selection.have_run(test)}
 
     def _write(self, tally: Tally) -> None:
         new = self._renewed(tally)
@@ -117,7 +142,7 @@ class Tolerance:
                 ignored.add(finding.fingerprint)
         new: Baseline = {}
         for fingerprint, entry in self._recorded.items():
-            unseen = {test for test in entry.tests if not self.selection.have_run({test})}
+            unseen = self._unseen(entry, tally)
             if unseen and fingerprint not in ignored:
                 new[fingerprint] = Entry(fingerprint, entry.kind, entry.site, entry.call, unseen)
         for fingerprint, findings in known.items():

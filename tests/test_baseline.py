@@ -11,6 +11,7 @@ import pytest
 from pytest_poolguard import baseline
 from pytest_poolguard.baseline import Entry
 from pytest_poolguard.findings import Finding
+from pytest_poolguard.judging import Judge
 from pytest_poolguard.origin import Place
 
 RECORD = ("--poolguard-baseline=leaks.txt", "--poolguard-update-baseline")
@@ -308,10 +309,7 @@ def test_a_file_that_can_not_be_collected_calls_nothing_stale(recorded):
 
 def test_what_a_session_leaks_is_stale_only_after_a_whole_run(suite):
     suite.run(OUTSIDE, *RECORD)
-    module = suite.path / "test_suite.py"
-    repaired = re.sub(r"(\w+)\.getconn\(\)", r"\1.putconn(\1.getconn())", module.read_text())
-    module.write_text(repaired)
-    linecache.clearcache()
+    repair(suite)
     suite.file("test_else.py", "def test_it(): pass\n")
     assert "1 stale site in leaks.txt: test_suite.py:narrower leaks" in suite.again(*GATE, "test_suite.py").text
     text = suite.again(*GATE).text
@@ -319,6 +317,71 @@ def test_what_a_session_leaks_is_stale_only_after_a_whole_run(suite):
         "3 stale sites in leaks.txt: test_suite.py:<module>, test_suite.py:narrower, test_suite.py:wide leak"
         in text
     )
+
+
+def repair(suite) -> None:
+    """Let nothing leak that did."""
+    module = suite.path / "test_suite.py"
+    module.write_text(re.sub(r"(\w+)\.getconn\(\)", r"\1.putconn(\1.getconn())", module.read_text()))
+    linecache.clearcache()
+
+
+def test_a_worker_that_crashes_leaves_nothing_stale(recorded):
+    repair(recorded)
+    recorded.file("test_else.py", "import os\ndef test_it(): os._exit(1)\n")
+    run = recorded.again(*STRICT, "-n1")
+    assert "ended without a word" in run.text
+    assert " stale site" not in run.text
+    recorded.again(*RECORD, "-n1")
+    assert len(lines(recorded)) == 1
+
+
+def test_a_fault_of_our_own_leaves_nothing_stale(recorded, monkeypatch):
+    def broken(*args):
+        raise KeyError("oops")
+
+    monkeypatch.setattr(Judge, "end", broken)
+    run = recorded.again(*STRICT)
+    assert "internal error" in run.text
+    assert " stale site" not in run.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "option"),
+    [
+        ("server_backend", "--poolguard-server=off"),
+        ("not_closed", "--poolguard-connections=off"),
+        ("pool_not_closed", "--poolguard-open-pools=off"),
+        ("dirty_return", "--poolguard-dirty-returns=off"),
+    ],
+)
+def test_what_is_not_looked_for_is_not_stale(recorded, kind, option):
+    repair(recorded)
+    path = recorded.path / "leaks.txt"
+    path.write_text(path.read_text("utf-8").replace("checked_out", kind), "utf-8")
+    on = () if kind != "dirty_return" else ("--poolguard-dirty-returns=warn",)
+    assert "1 stale site" in recorded.again(*GATE, *on).text
+    assert " stale site" not in recorded.again(*GATE, option).text
+    recorded.again(*RECORD, option)
+    assert len(lines(recorded)) == 1
+
+
+def test_groups_of_xdist_are_no_part_of_a_tests_name(suite):
+    grouped = "@pytest.mark.xdist_group('one')\ndef test_leaks"
+    on_workers = ("-n2", "--dist=loadgroup")
+    suite.run(TWO.replace("def test_leaks", grouped), *RECORD, *on_workers)
+    assert lines(suite) == [
+        "checked_out  test_suite.py:test_leaks  «conn = pool.getconn()»  test_suite.py::test_leaks"
+    ]
+    repair(suite)
+    assert "1 stale site" in suite.again(*GATE, *on_workers).text
+    assert "1 stale site" in suite.again(*GATE).text
+
+
+def test_a_test_that_passes_at_last_has_run(recorded):
+    flaky = "def test_leaks(pool, tried=[]):\n    tried.append(1)\n    assert len(tried) > 1\n"
+    body = TWO.replace(f"def test_leaks(pool):\n{LEAKS}", flaky)
+    assert "1 stale site" in recorded.run(body, *GATE, "--reruns=1").text
 
 
 def test_shards_write_one_baseline(shop):
