@@ -355,7 +355,7 @@ def test_pools_of_a_fixture_that_are_never_closed_are_a_warning(suite, processes
     assert run.result.ret == 0
     run.result.stdout.fnmatch_lines(
         [
-            "=*= poolguard: 2 pools not closed, 1 site, 2 tests =*=",
+            "=*= poolguard: 2 pools not closed, 1 site, 1 test =*=",
             "fixture pools* (warning only)",
             "2 pools were never closed, which hold 4 connections: ThreadedConnectionPool(2..5) made at *",
             "  made in the set-up of fixture pools (scope function, test_suite.py:*)",
