@@ -12,6 +12,7 @@ from pytest_poolguard.owners import Owners
 from pytest_poolguard.records import Owner
 from pytest_poolguard.server.activity import Backend
 from pytest_poolguard.server.census import Census, Visit
+from pytest_poolguard.server.demand import Demand, demand_of
 from pytest_poolguard.server.remains import Remains, settled
 from pytest_poolguard.server.run_name import RunName
 from pytest_poolguard.server.statements import Shown
@@ -21,6 +22,8 @@ from pytest_poolguard.tally import Tally
 
 __all__ = ["Aftermath"]
 
+#: What libpq says of a server that does not run.
+STOPPED = ("Connection refused", "No such file or directory")
 CHILD = "a child process of this run"
 ENDED = "it was closed here, and the server has not come to an end of it yet"
 UNSURE = "a fixture that has not ended yet may end it"
@@ -73,6 +76,11 @@ class Aftermath:
         """What a worker of an xdist run has open itself: the rest is for the controller, when all are gone."""
         return self._leftovers.tell(self._watch.backends(self._leftovers.candidates()))
 
+    def demands(self) -> list[Demand]:
+        """What the pools of this process may ask of each server."""
+        found = (demand_of(server, self._describe.made) for server in self._watch.servers.values())
+        return [demand for demand in found if demand is not None]
+
     def _distinct(self) -> list[list[Server]]:
         """The servers that were not visited yet: those that are one, asked by several roles, together."""
         found: dict[object, list[Server]] = {}
@@ -88,6 +96,7 @@ class Aftermath:
         known = self._known_pids()
         remains = settled(lambda: self._look(servers, is_ours, known))
         if remains is None:
+            self._tell_failures(servers)
             return []
         listed = {o: row.words(self._shown) for o, row in remains.own.items() if o in candidates}
         findings = self._leftovers.tell(listed)
@@ -109,12 +118,19 @@ class Aftermath:
         """A look at a server, by the role that sees the most."""
         best = None
         for server in sorted(servers, key=_sees_little):
-            look = self._watch.look(server)
+            look = self._watch.glance(server)
             if look is not None and (best is None or look.sees_all):
                 best = look
                 if look.sees_all:
                     break
         return Remains.of(best, servers, is_ours, known) if best is not None else None
+
+    def _tell_failures(self, servers: list[Server]) -> None:
+        """Say that a server can't be asked, unless it was stopped and nobody here has anything to do with it."""
+        for server in servers:
+            is_stopped = any(words in server.failure for words in STOPPED)
+            if not is_stopped or not all(opening.is_closed() for opening in server.opened.values()):
+                self._watch.tell_failure(server)
 
     def _known_pids(self) -> frozenset[int]:
         """Those of open connections, also of those whose server was not asked: asynchronous ones of psycopg2."""
@@ -140,6 +156,8 @@ class Aftermath:
         before = [server.before for server in servers if server.before is not None]
         if before:
             visit.before = Census.of(before[0])
+            if before[0].started != remains.look.started:
+                self._tally.notices.append(f"{visit.name} was restarted: what was open there before is gone")
         visit.idle = sum(opening.pool is not None and opening.pool.is_open() for opening in remains.own)
         visit.meet(remains.strangers)
         visit.came = sum(not any(server.was_here(row) for server in servers) for row in remains.strangers)

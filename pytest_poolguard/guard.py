@@ -31,6 +31,7 @@ from pytest_poolguard.origin import SourceTree, printable
 from pytest_poolguard.owners import Owners, boundaries
 from pytest_poolguard.records import Limits, Opening, Owner
 from pytest_poolguard.server.activity import Ask
+from pytest_poolguard.server.demand import warnings
 from pytest_poolguard.server.run_name import RunName
 from pytest_poolguard.server.statements import Shown
 from pytest_poolguard.server.watch import ServerWatch
@@ -277,8 +278,12 @@ class Guard:
         self._find_misspelt_modules()
 
     def _visit_servers(self, *, is_worker: bool) -> None:
-        if self.aftermath is not None and not self.is_in_a_fork:
-            self._found_outside(self.aftermath.at_end_of_worker() if is_worker else self.aftermath.at_end())
+        if self.aftermath is None or self.is_in_a_fork:
+            return
+        self.tally.demands += self.aftermath.demands()
+        self._found_outside(self.aftermath.at_end_of_worker() if is_worker else self.aftermath.at_end())
+        if not is_worker:
+            self.tally.notices += warnings(self.tally.demands)
 
     def _find_misspelt_modules(self) -> None:
         """Say what was named and can't be imported: that would never be watched."""

@@ -5,6 +5,7 @@ None of them keeps a connection or a pool alive.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 import weakref
@@ -16,10 +17,10 @@ from weakref import ref
 
 from pytest_poolguard.origin import Origin
 
-__all__ = ["Checkout", "Limits", "Opening", "Owner", "Pool", "Supply", "Task"]
-__all__ = ["Checkout", "Limits", "Opening", "Owner", "Pool", "Reference", "Task"]
+__all__ = ["Checkout", "Limits", "Opening", "Owner", "Pool", "Reference", "Supply", "Task"]
 
-
+#: The end of a label: ``(1..10)``.
+SIZE = re.compile(r"\.\.(\d+)\)$")
 #: Makes what refers to an object without keeping it alive: called, it returns the object, or None.
 Reference = Callable[[Any], Callable[[], Any]]
 
@@ -100,6 +101,12 @@ class Pool:
         self.phase = owner.phase
         self.was_closed = False  #: by somebody's call
         self.told = False  #: it was reported that it is not closed
+
+    @property
+    def most(self) -> int:
+        """Connections that it opens at most, as its label has it; 0 where there is no limit, or none is known."""
+        size = SIZE.search(self.label)
+        return int(size[1]) if size is not None else 0
 
     def is_open(self) -> bool:
         """Whether the pool still exists and can hand out connections."""

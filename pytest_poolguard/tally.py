@@ -10,6 +10,7 @@ import pytest
 from pytest_poolguard.findings import FAILED, Finding
 from pytest_poolguard.origin import Place
 from pytest_poolguard.server.census import Visit
+from pytest_poolguard.server.demand import Demand
 
 __all__ = ["Tally"]
 
@@ -30,6 +31,7 @@ class Tally:
     unwatched: list[str] = field(default_factory=list)  #: libraries that were imported, and why nobody watches
     open_pools: list[tuple[Place | None, int]] = field(default_factory=list)
     visits: list[Visit] = field(default_factory=list)  #: the servers of the run
+    demands: list[Demand] = field(default_factory=list)  #: on each of them, of each worker
     notices: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
@@ -69,6 +71,8 @@ class Tally:
                 [place and [place.file, place.line, place.function, place.text, place.own], count]
                 for place, count in self.open_pools
             ],
+            "visits": [visit.to_dict() for visit in self.visits],
+            "demands": [demand.to_dict() for demand in self.demands],
             "notices": self.notices,
             "faults": self.faults,
         }
@@ -82,6 +86,8 @@ class Tally:
         self.pools += plain["pools"]
         self.taken += plain["taken"]
         self.open_pools += [(place and Place(*place), count) for place, count in plain["open_pools"]]
+        self.visits += [Visit.from_dict(visit) for visit in plain["visits"]]
+        self.demands += [Demand(**demand) for demand in plain["demands"]]
         for told in ("patched", "unwatched", "notices", "faults"):
             mine = getattr(self, told)
             mine += [text for text in plain[told] if text not in mine]

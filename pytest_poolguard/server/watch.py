@@ -35,7 +35,8 @@ class Server:
 
     name: str
     ask: Ask
-    answers: bool = True  #: it can be asked
+    failure: str = ""  #: why it can't be asked
+    is_told: bool = False  #: that was said
     knows_us: bool = True  #: it lists our connections when it is asked: no pooler is in between
     before: Look | None = None  #: who was there before us
     goes_with: Owner | None = None  #: the fixture that stops it, in its teardown
@@ -129,20 +130,32 @@ class ServerWatch:
 
     def look(self, server: Server) -> Look | None:
         """Who is connected to a server; None if it can't be asked, which is told once."""
-        if not server.answers:
+        found = self.glance(server)
+        if found is None:
+            self.tell_failure(server)
+        return found
+
+    def glance(self, server: Server) -> Look | None:
+        """The same, without a word; why it can't be asked is noted, and it is not asked again."""
+        if server.failure:
             return None
         try:
             asked = time.time()
             return Look.of(server.ask(STATEMENTS, self._dsn, PATIENCE), asked, time.time())
         except Exception as error:
-            server.answers = False
             # Other texts than the driver's own may hold a password.
-            reason = str(error) if isinstance(error, Unaskable) else type(error).__name__
-            self._notices.append(
-                f"pg_stat_activity of {self.asked(server)} could not be read: {reason}; "
-                "what is left open there is not checked"
-            )
+            server.failure = str(error) if isinstance(error, Unaskable) else type(error).__name__
             return None
+
+    def tell_failure(self, server: Server) -> None:
+        """Say why a server can't be asked, the first time."""
+        if server.is_told:
+            return
+        server.is_told = True
+        self._notices.append(
+            f"pg_stat_activity of {self.asked(server)} could not be read: {server.failure}; "
+            "what is left open there is not checked"
+        )
 
     def asked(self, server: Server) -> str:
         """The name of what is asked in a server's stead, or its own."""
