@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pytest_poolguard.describe import Describe
-from pytest_poolguard.findings import WARNED, Finding
+from pytest_poolguard.findings import FAILED, WARNED, Finding
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.leftovers import Leftovers
 from pytest_poolguard.owners import Owners
 from pytest_poolguard.records import Owner
-from pytest_poolguard.server.activity import Backend
 from pytest_poolguard.server.census import Census, Visit
 from pytest_poolguard.server.demand import Demand, demand_of
+from pytest_poolguard.server.processes import still_running
 from pytest_poolguard.server.remains import Remains, settled
 from pytest_poolguard.server.run_name import RunName
 from pytest_poolguard.server.statements import Shown
@@ -25,6 +25,9 @@ __all__ = ["Aftermath"]
 #: What libpq says of a server that does not run.
 STOPPED = ("Connection refused", "No such file or directory")
 CHILD = "a child process of this run"
+UNKNOWN = "an unwatched library or a child process"
+#: Processes that one note names.
+TOLD = 3
 ENDED = "it was closed here, and the server has not come to an end of it yet"
 UNSURE = "a fixture that has not ended yet may end it"
 
@@ -42,6 +45,8 @@ class Aftermath:
         tally: Tally,
         name: RunName,
         shown: Shown,
+        *,
+        ends: bool,
     ) -> None:
         self._watch = watch
         self._ledger = ledger
@@ -51,8 +56,8 @@ class Aftermath:
         self._tally = tally
         self._name = name
         self._shown = shown
+        self._ends = ends  #: what it tells
         self.windows = Windows()
-        self._crashed: set[str] = set()
         self._visited: set[Server] = set()
 
     def ends_with(self, owner: Owner) -> bool:
@@ -101,15 +106,18 @@ class Aftermath:
         listed = {o: row.words(self._shown) for o, row in remains.own.items() if o in candidates}
         findings = self._leftovers.tell(listed)
         findings += [self._describe.backend(o, row.words(self._shown), ENDED) for o, row in remains.ended.items()]
-        named = [self._of_a_process(row, remains.look.opened_at(row), sure=sure) for row in remains.named]
-        if any(server.knows_us for server in servers):
-            findings += named
-        elif named:
+        if not remains.named:
+            pass
+        elif any(server.knows_us for server in servers):
+            findings += self._of_others(remains, sure=sure)
+        else:
             self._tally.notices.append(
-                f"{len(named)} connections of {servers[0].name} bear the name of this run; behind a connection "
-                "pooler they may be the pooler's own"
+                f"{len(remains.named)} connections of {servers[0].name} bear the name of this run; behind a "
+                "connection pooler they may be the pooler's own"
             )
         self._note(servers, remains, len(findings))
+        if self._ends:
+            self._end(servers, remains, findings)
         return findings
 
     def _look(
@@ -138,16 +146,36 @@ class Aftermath:
         pids = {opening.backend_pid or opening.driver.state(opening.ref()).backend_pid for opening in openings}
         return frozenset(pid for pid in pids if pid is not None)
 
-    def _of_a_process(self, row: Backend, opened: float, *, sure: bool) -> Finding:
-        worker = self._name.worker_on(row.application)
-        nodeid = self.windows.test_at(worker, opened)
-        by = f"worker {worker}, which crashed, or a child process of it" if worker in self._crashed else CHILD
-        finding = self._describe.foreign_backend(row.pid, row.words(self._shown), by, nodeid)
-        finding.worker = worker
-        if not (sure and nodeid):
-            finding.verdict = WARNED
-            finding.note = "" if sure else UNSURE
-        return finding
+    def _of_others(self, remains: Remains, *, sure: bool) -> list[Finding]:
+        """Connections under the run's name that this process knows nothing of."""
+        processes = still_running(self._name.of_all)
+        findings = []
+        for row in remains.named:
+            worker = self._name.worker_on(row.application)
+            nodeid = self.windows.test_at(worker, remains.look.opened_at(row))
+            by = CHILD if processes else UNKNOWN
+            finding = self._describe.foreign_backend(row.pid, row.words(self._shown), by, nodeid)
+            finding.worker = worker
+            if processes:
+                more = f" and {len(processes) - TOLD} more" if len(processes) > TOLD else ""
+                finding.note = f"still running: {', '.join(map(str, processes[:TOLD]))}{more}"
+            else:
+                finding.hint = "close it, or end the process that has it"
+            if not (sure and nodeid and processes):
+                finding.verdict = WARNED
+            if not sure:
+                finding.note = UNSURE
+            findings.append(finding)
+        return findings
+
+    def _end(self, servers: list[Server], remains: Remains, findings: list[Finding]) -> None:
+        """End the backends of findings, but for those that somebody keeps on purpose."""
+        told = {finding.backend_pid: finding for finding in findings}
+        own = {o: row for o, row in remains.own.items() if row.pid in told and told[row.pid].verdict == FAILED}
+        rows = [*own.values(), *remains.ended.values(), *remains.named]
+        rows = [row for row in rows if row.pid in told]
+        for pid in self._watch.end(min(servers, key=_sees_little), rows) if rows else ():
+            told[pid].note = "; ".join(part for part in (told[pid].note, "poolguard has ended it") if part)
 
     def _note(self, servers: list[Server], remains: Remains, left: int) -> None:
         """Keep for the summary who was there, and who is."""

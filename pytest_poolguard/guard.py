@@ -88,7 +88,15 @@ class Guard:
             self.server = ServerWatch(settings.dsn, self.tally.notices, shown)
             leftovers = Leftovers(self.ledger, tree, self.describe, self.tally.notices)
             self.aftermath = Aftermath(
-                self.server, self.ledger, self.owners, leftovers, self.describe, self.tally, name, shown
+                self.server,
+                self.ledger,
+                self.owners,
+                leftovers,
+                self.describe,
+                self.tally,
+                name,
+                shown,
+                ends=settings.terminate,
             )
         self.watch = Watch(
             self.ledger,

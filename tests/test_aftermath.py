@@ -71,6 +71,8 @@ def left(run):
     ]
 
 
+TERMINATE = ("--poolguard-terminate",)
+
 CHILD_OF_A_TEST = """
 def test_starts():
     child = start()
@@ -90,6 +92,7 @@ def test_a_child_process_that_is_still_connected_fails_the_run_and_names_the_tes
             "1 connection that a child process of this run opened is still open on the server",
             "  opened while test_suite.py::test_starts ran",
             "  backend pid *, idle for *, connected for *, last statement: SELECT ?",
+            "  note: still running: pid * (*python* child.py)",
             "  hint: end the process at the end of the test, or in the fixture, that starts it",
             "     1      1  a child process of this run",
             "poolguard: *: before this run 0 of * connections in use; after it 1: 1 left open by this run",
@@ -124,6 +127,22 @@ def test_a_child_process_of_no_test_is_a_warning(family):
     assert left(run) == [("", "a child process of this run", "warned")]
     assert run.result.ret == 0
     assert "opened while no test ran" in run.text
+
+
+def test_a_connection_of_a_library_that_is_not_watched_is_a_warning(suite):
+    """psycopg2 connects in C here, by none of the functions that are watched."""
+    run = suite.run(
+        """
+kept = []
+
+def test_it():
+    psycopg2.connect(DSN).close()
+    kept.append(psycopg2.extensions.connection(DSN))
+""",
+        subprocess=True,
+    )
+    assert left(run) == [("test_it", "an unwatched library or a child process", "warned")]
+    assert run.result.ret == 0
 
 
 def test_a_stranger_is_one_line_and_fails_nothing(family):
@@ -215,6 +234,54 @@ def test_the_servers_line_is_in_the_json_file(family, dsn):
         assert server["after"]["limit"] == int(cursor.fetchone()[0])
     connection.close()
     assert server["after"]["states"] == {"idle": 1}
+
+
+# cleaning up
+
+LEFT = """
+kept = []
+
+def test_own():
+    kept.append(psycopg2.connect(DSN))
+
+def test_child(): start()
+
+def test_stranger():
+    start(PGAPPNAME="psql")
+"""
+
+
+STAYS = """
+def pytest_unconfigure():
+    import os, psycopg2
+    with open("connected.txt", "w") as file:
+        conn = psycopg2.connect(os.environ["SUITE_DSN"], application_name="us")
+        cursor = conn.cursor()
+        cursor.execute("SELECT application_name FROM pg_stat_activity WHERE backend_type = 'client backend'")
+        file.write(" ".join(sorted(name.partition("/")[0] for (name,) in cursor.fetchall())))
+        conn.close()
+"""
+
+
+@pytest.mark.parametrize(("args", "stays"), [((), "poolguard poolguard psql us"), (TERMINATE, "psql us")])
+def test_terminate_ends_what_the_run_has_left_and_no_stranger(family, suite, args, stays):
+    suite.file("conftest.py", STAYS)
+    run = family(LEFT, *args)
+    assert {name for name, *_ in left(run)} == {"test_own", "test_child"}
+    assert (suite.path / "connected.txt").read_text() == stays
+    assert run.text.count("poolguard has ended it") == (2 if args else 0)
+    assert run.data["notices"] == []
+
+
+def test_terminate_with_a_role_that_may_not_is_one_line(family, suite, dsn, monkeypatch):
+    with psycopg2.connect(dsn) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE ROLE looker LOGIN; GRANT pg_read_all_stats TO looker")
+    connection.close()
+    looker = psycopg2.extensions.make_dsn(dsn, user="looker")
+    run = family(LEFT, *TERMINATE, f"--poolguard-dsn={looker}")
+    assert len(left(run)) == 2
+    (notice,) = run.data["notices"]
+    assert notice.startswith("what is left open on the server of poolguard_dsn could not be ended: ")
 
 
 # whether the pools fit

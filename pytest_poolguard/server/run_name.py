@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["PREFIX", "RunName"]
+__all__ = ["PREFIX", "VARIABLE", "RunName"]
 
-VARIABLE = "PGAPPNAME"
+VARIABLE = "PGAPPNAME"  #: of the environment
 PREFIX = "poolguard/"  #: of the name of every run
 #: Bytes of a run's id, two characters each.
 LENGTH = 4
@@ -56,13 +56,18 @@ class RunName:
         else:
             os.environ[VARIABLE] = self._before
 
+    @property
+    def of_all(self) -> str:
+        """What the names of all workers of this run begin with."""
+        return f"{PREFIX}{self._run}/"
+
     def is_on(self, application: bytes) -> bool:
         """Whether a backend bears the name of this process's connections."""
         return application == str(self).encode()
 
     def is_on_any(self, application: bytes) -> bool:
         """Whether a backend bears the name of any worker of this run."""
-        return application.startswith(f"{PREFIX}{self._run}/".encode())
+        return application.startswith(self.of_all.encode())
 
     @staticmethod
     def worker_on(application: bytes) -> str:

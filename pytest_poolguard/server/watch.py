@@ -16,6 +16,7 @@ from pytest_poolguard.drivers.interface import Unaskable
 from pytest_poolguard.origin import printable
 from pytest_poolguard.records import Opening, Owner
 from pytest_poolguard.server.activity import PATIENCE, STATEMENTS, Ask, Backend, Look
+from pytest_poolguard.server.ending import end
 from pytest_poolguard.server.statements import Shown
 
 __all__ = ["Server", "ServerWatch"]
@@ -146,6 +147,15 @@ class ServerWatch:
             # Other texts than the driver's own may hold a password.
             server.failure = str(error) if isinstance(error, Unaskable) else type(error).__name__
             return None
+
+    def end(self, server: Server, backends: Iterable[Backend]) -> set[int]:
+        """End backends, by a role that is known there; the pids of those that are."""
+        try:
+            return end(server.ask, self._dsn, backends)
+        except Exception as error:
+            reason = str(error) if isinstance(error, Unaskable) else type(error).__name__
+            self._notices.append(f"what is left open on {self.asked(server)} could not be ended: {reason}")
+            return set()
 
     def tell_failure(self, server: Server) -> None:
         """Say why a server can't be asked, the first time."""
