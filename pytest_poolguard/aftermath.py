@@ -5,31 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pytest_poolguard.describe import Describe
-from pytest_poolguard.findings import FAILED, WARNED, Finding
+from pytest_poolguard.findings import FAILED, Finding
+from pytest_poolguard.foreigners import Foreigners
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.leftovers import Leftovers
 from pytest_poolguard.owners import Owners
 from pytest_poolguard.records import Owner
 from pytest_poolguard.server.census import Census, Visit
 from pytest_poolguard.server.demand import Demand, demand_of
-from pytest_poolguard.server.processes import still_running
 from pytest_poolguard.server.remains import Remains, settled
 from pytest_poolguard.server.run_name import RunName
 from pytest_poolguard.server.statements import Shown
 from pytest_poolguard.server.watch import Server, ServerWatch
-from pytest_poolguard.server.windows import Windows
 from pytest_poolguard.tally import Tally
 
 __all__ = ["Aftermath"]
 
 #: What libpq says of a server that does not run.
 STOPPED = ("Connection refused", "No such file or directory")
-CHILD = "a child process of this run"
-UNKNOWN = "an unwatched library or a child process"
-#: Processes that one note names.
-TOLD = 3
 ENDED = "it was closed here, and the server has not come to an end of it yet"
-UNSURE = "a fixture that has not ended yet may end it"
 
 
 class Aftermath:
@@ -43,6 +37,7 @@ class Aftermath:
         leftovers: Leftovers,
         describe: Describe,
         tally: Tally,
+        foreigners: Foreigners,
         name: RunName,
         shown: Shown,
         *,
@@ -54,10 +49,10 @@ class Aftermath:
         self._leftovers = leftovers
         self._describe = describe
         self._tally = tally
+        self._foreigners = foreigners
         self._name = name
         self._shown = shown
         self._ends = ends  #: what it tells
-        self.windows = Windows()
         self._visited: set[Server] = set()
 
     def ends_with(self, owner: Owner) -> bool:
@@ -109,7 +104,7 @@ class Aftermath:
         if not remains.named:
             pass
         elif any(server.knows_us for server in servers):
-            findings += self._of_others(remains, sure=sure)
+            findings += self._foreigners.findings(remains.look, remains.named, sure=sure)
         else:
             self._tally.notices.append(
                 f"{len(remains.named)} connections of {servers[0].name} bear the name of this run; behind a "
@@ -145,28 +140,6 @@ class Aftermath:
         openings = [opening for opening in self._ledger.openings() if not opening.is_closed()]
         pids = {opening.backend_pid or opening.driver.state(opening.ref()).backend_pid for opening in openings}
         return frozenset(pid for pid in pids if pid is not None)
-
-    def _of_others(self, remains: Remains, *, sure: bool) -> list[Finding]:
-        """Connections under the run's name that this process knows nothing of."""
-        processes = still_running(self._name.of_all)
-        findings = []
-        for row in remains.named:
-            worker = self._name.worker_on(row.application)
-            nodeid = self.windows.test_at(worker, remains.look.opened_at(row))
-            by = CHILD if processes else UNKNOWN
-            finding = self._describe.foreign_backend(row.pid, row.words(self._shown), by, nodeid)
-            finding.worker = worker
-            if processes:
-                more = f" and {len(processes) - TOLD} more" if len(processes) > TOLD else ""
-                finding.note = f"still running: {', '.join(map(str, processes[:TOLD]))}{more}"
-            else:
-                finding.hint = "close it, or end the process that has it"
-            if not (sure and nodeid and processes):
-                finding.verdict = WARNED
-            if not sure:
-                finding.note = UNSURE
-            findings.append(finding)
-        return findings
 
     def _end(self, servers: list[Server], remains: Remains, findings: list[Finding]) -> None:
         """End the backends of findings, but for those that somebody keeps on purpose."""

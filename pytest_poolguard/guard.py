@@ -23,6 +23,7 @@ from pytest_poolguard.drivers.imports import is_there
 from pytest_poolguard.drivers.interface import AddedDriver, Driver, Watch
 from pytest_poolguard.drivers.known import driver_of
 from pytest_poolguard.findings import FAILED, WARNED, Finding
+from pytest_poolguard.foreigners import Foreigners
 from pytest_poolguard.judging import Judge
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.leftovers import Leftovers
@@ -83,8 +84,9 @@ class Guard:
         self.test_failed = False  #: the present test, or was skipped: before its teardown
         self.server: ServerWatch | None = None
         self.aftermath: Aftermath | None = None
+        shown = Shown(settings.show_sql)
+        self.foreigners = Foreigners(self.describe, name, shown)
         if settings.server != "off":
-            shown = Shown(settings.show_sql)
             self.server = ServerWatch(settings.dsn, self.tally.notices, shown)
             leftovers = Leftovers(self.ledger, tree, self.describe, self.tally.notices)
             self.aftermath = Aftermath(
@@ -94,6 +96,7 @@ class Guard:
                 leftovers,
                 self.describe,
                 self.tally,
+                self.foreigners,
                 name,
                 shown,
                 ends=settings.terminate,
@@ -309,8 +312,7 @@ class Guard:
     def heard(self, report: pytest.TestReport) -> None:
         """A report of a test was logged."""
         self.tally.add_report(report)
-        if self.aftermath is not None:
-            self.aftermath.windows.add(report)
+        self.foreigners.windows.add(report)
 
     def _look_at_server(self, findings: list[tuple[Finding, Opening]]) -> None:
         if self.server is not None and findings:

@@ -1,0 +1,59 @@
+"""Connections under the run's name that this process did not open: those of child processes.
+
+A library that is not watched may have opened them here, too: what settles it is a process that still runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pytest_poolguard.describe import Describe
+from pytest_poolguard.findings import WARNED, Finding
+from pytest_poolguard.server.activity import Backend, Look
+from pytest_poolguard.server.processes import still_running
+from pytest_poolguard.server.run_name import RunName
+from pytest_poolguard.server.statements import Shown
+from pytest_poolguard.server.windows import Windows
+
+__all__ = ["Foreigners"]
+
+CHILD = "a child process of this run"
+UNKNOWN = "an unwatched library or a child process"
+UNSURE = "a fixture that has not ended yet may end it"
+#: Processes that one note names.
+TOLD = 3
+
+
+class Foreigners:
+    """Makes findings of them."""
+
+    def __init__(self, describe: Describe, name: RunName, shown: Shown) -> None:
+        self._describe = describe
+        self._name = name
+        self._shown = shown
+        self.windows = Windows()
+
+    def findings(self, look: Look, backends: Iterable[Backend], *, sure: bool, nodeid: str = "") -> list[Finding]:
+        """One for each backend: of the test ``nodeid``, else of the one that ran when it was opened.
+
+        ``sure``: no fixture is there that may still end the process.
+        """
+        processes = still_running(self._name.of_all)
+        found = []
+        for row in backends:
+            worker = self._name.worker_on(row.application)
+            test = nodeid or self.windows.test_at(worker, look.opened_at(row))
+            by = CHILD if processes else UNKNOWN
+            finding = self._describe.foreign_backend(row.pid, row.words(self._shown), by, test)
+            finding.worker = worker
+            if processes:
+                more = f" and {len(processes) - TOLD} more" if len(processes) > TOLD else ""
+                finding.note = f"still running: {', '.join(map(str, processes[:TOLD]))}{more}"
+            else:
+                finding.hint = "close it, or end the process that has it"
+            if not (sure and test and processes):
+                finding.verdict = WARNED
+            if not sure:
+                finding.note = UNSURE
+            found.append(finding)
+        return found
