@@ -15,7 +15,7 @@ from typing import Any
 
 from pytest_poolguard.drivers import libpq
 from pytest_poolguard.drivers.interface import State, Terms, Unsupported, Watch
-from pytest_poolguard.drivers.lines import PqLine, parameters
+from pytest_poolguard.drivers.lines.libpq import PqLine, parameters
 from pytest_poolguard.drivers.moment import ask
 from pytest_poolguard.drivers.patching import Patches
 from pytest_poolguard.records import Checkout

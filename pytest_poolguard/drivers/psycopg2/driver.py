@@ -18,7 +18,7 @@ from typing import Any
 
 from pytest_poolguard.drivers import dirty, libpq
 from pytest_poolguard.drivers.interface import State, Terms, Unsupported, Watch
-from pytest_poolguard.drivers.lines import Psycopg2Line, parameters
+from pytest_poolguard.drivers.lines.libpq import Psycopg2Line, parameters
 from pytest_poolguard.drivers.moment import ask
 from pytest_poolguard.drivers.patching import Patches, class_tree
 from pytest_poolguard.drivers.psycopg2.blocking import bound
