@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from typing import Any
 
 from pytest_poolguard.describe import Describe
+from pytest_poolguard.drivers.lines.choice import imported_line, line_of
 from pytest_poolguard.findings import FAILED, Finding
 from pytest_poolguard.foreigners import Foreigners
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.leftovers import Leftovers
 from pytest_poolguard.owners import Owners
-from pytest_poolguard.records import Owner
+from pytest_poolguard.records import Opening, Owner
 from pytest_poolguard.server.census import Census, Visit
 from pytest_poolguard.server.demand import Demand, demand_of
 from pytest_poolguard.server.remains import Remains, settled
 from pytest_poolguard.server.run_name import RunName
 from pytest_poolguard.server.statements import Shown
+from pytest_poolguard.server.travel import packed, unpacked
 from pytest_poolguard.server.watch import Server, ServerWatch
 from pytest_poolguard.tally import Tally
 
@@ -54,6 +58,7 @@ class Aftermath:
         self._shown = shown
         self._ends = ends  #: what it tells
         self._visited: set[Server] = set()
+        self._candidates: list[Opening] = []  #: of this process's connections, at the last look
 
     def ends_with(self, owner: Owner) -> bool:
         """Whether a server may be stopped when a fixture ends."""
@@ -65,16 +70,43 @@ class Aftermath:
         for servers in self._distinct():
             if any(server.goes_with is owner for server in servers):
                 others = [fixture for fixture in self._owners.fixtures if fixture is not owner]
-                found += self._visit(servers, self._name.is_on, sure=not others)
+                remains = self._visit(servers, self._name.is_on)
+                if remains is not None:
+                    findings = self._judge(servers, remains, sure=not others)
+                    self._note(servers, remains, len(findings))
+                    found += findings
         return found
 
     def at_end(self) -> list[Finding]:
         """What is left on all other servers, of a run without workers."""
-        return [f for servers in self._distinct() for f in self._visit(servers, self._name.is_on_any, sure=True)]
+        return self._at_end(self._name.is_on)
 
     def at_end_of_worker(self) -> list[Finding]:
-        """What a worker of an xdist run has open itself: the rest is for the controller, when all are gone."""
+        """What a worker of an xdist run has open itself; what else is there, the controller sees."""
+        left = {key: server for key, server in self._watch.servers.items() if server not in self._visited}
+        self._tally.servers = [plain for plain in map(packed, left, left.values()) if plain is not None]
+        self._tally.open_pids = sorted(self._known_pids())
         return self._leftovers.tell(self._watch.backends(self._leftovers.candidates()))
+
+    def at_end_of_controller(self) -> list[Finding]:
+        """What all workers have left: they have come to their ends, and their processes are still there."""
+        line = line_of(sys.modules) or imported_line()
+        if line is not None:
+            servers = self._tally.servers + self._foreigners.announced.servers
+            for plain in sorted(servers, key=_asked):
+                key, server = unpacked(plain, line)
+                self._watch.servers.setdefault(key, server)  # the first one to ask has met the fewest of us
+        return self._at_end(self._name.is_on_any)
+
+    def _at_end(self, is_ours: Callable[[bytes], bool]) -> list[Finding]:
+        found = []
+        for servers in self._distinct():
+            remains = self._visit(servers, is_ours)
+            if remains is not None:
+                findings = self._judge(servers, remains, sure=True)
+                self._note(servers, remains, len(findings))
+                found += findings
+        return found
 
     def demands(self) -> list[Demand]:
         """What the pools of this process may ask of each server."""
@@ -90,27 +122,30 @@ class Aftermath:
                 found.setdefault(started or server, []).append(server)
         return list(found.values())
 
-    def _visit(self, servers: list[Server], is_ours: Callable[[bytes], bool], *, sure: bool) -> list[Finding]:
+    def _visit(self, servers: list[Server], is_ours: Callable[[bytes], bool]) -> Remains | None:
+        """Look at a server for the last time; None where it can't be asked."""
         self._visited.update(servers)
-        candidates = self._leftovers.candidates()
+        self._candidates = self._leftovers.candidates()
         known = self._known_pids()
         remains = settled(lambda: self._look(servers, is_ours, known))
         if remains is None:
             self._tell_failures(servers)
-            return []
-        listed = {o: row.words(self._shown) for o, row in remains.own.items() if o in candidates}
+        return remains
+
+    def _judge(self, servers: list[Server], remains: Remains, *, sure: bool) -> list[Finding]:
+        """The findings among what remains; ``sure``: no fixture is there that may still end a process."""
+        listed = {o: row.words(self._shown) for o, row in remains.own.items() if o in self._candidates}
         findings = self._leftovers.tell(listed)
         findings += [self._describe.backend(o, row.words(self._shown), ENDED) for o, row in remains.ended.items()]
-        if not remains.named:
-            pass
-        elif any(server.knows_us for server in servers):
-            findings += self._foreigners.findings(remains.look, remains.named, sure=sure)
-        else:
+        findings += self._foreigners.of_crashed(remains)
+        named = [row for row in remains.named if self._foreigners.may_judge(row)]
+        if any(server.knows_us for server in servers):
+            findings += self._foreigners.findings(remains.look, named, sure=sure)
+        elif named:
             self._tally.notices.append(
-                f"{len(remains.named)} connections of {servers[0].name} bear the name of this run; behind a "
+                f"{len(named)} connections of {servers[0].name} bear the name of this run; behind a "
                 "connection pooler they may be the pooler's own"
             )
-        self._note(servers, remains, len(findings))
         if self._ends:
             self._end(servers, remains, findings)
         return findings
@@ -139,7 +174,7 @@ class Aftermath:
         """Those of open connections, also of those whose server was not asked: asynchronous ones of psycopg2."""
         openings = [opening for opening in self._ledger.openings() if not opening.is_closed()]
         pids = {opening.backend_pid or opening.driver.state(opening.ref()).backend_pid for opening in openings}
-        return frozenset(pid for pid in pids if pid is not None)
+        return frozenset(pid for pid in pids if pid is not None).union(self._tally.open_pids)
 
     def _end(self, servers: list[Server], remains: Remains, findings: list[Finding]) -> None:
         """End the backends of findings, but for those that somebody keeps on purpose."""
@@ -163,6 +198,10 @@ class Aftermath:
         visit.meet(remains.strangers)
         visit.came = sum(not any(server.was_here(row) for server in servers) for row in remains.strangers)
         self._tally.visits.append(visit)
+
+
+def _asked(plain: dict[str, Any]) -> float:
+    return float(plain["asked"])
 
 
 def _sees_little(server: Server) -> bool:

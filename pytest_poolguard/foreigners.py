@@ -10,9 +10,11 @@ from collections.abc import Iterable
 from pytest_poolguard.describe import Describe
 from pytest_poolguard.findings import WARNED, Finding
 from pytest_poolguard.server.activity import Backend, Look
-from pytest_poolguard.server.processes import still_running
+from pytest_poolguard.server.processes import Process, still_running
+from pytest_poolguard.server.remains import Remains
 from pytest_poolguard.server.run_name import RunName
-from pytest_poolguard.server.statements import Shown
+from pytest_poolguard.server.statements import Shown, text_of
+from pytest_poolguard.server.travel import Announced
 from pytest_poolguard.server.windows import Windows
 
 __all__ = ["Foreigners"]
@@ -32,18 +34,44 @@ class Foreigners:
         self._name = name
         self._shown = shown
         self.windows = Windows()
+        self.announced = Announced()  #: by workers
+
+    def may_judge(self, row: Backend) -> bool:
+        """Whether the worker whose name a backend bears is over: not one that the run has been stopped in."""
+        worker = self._name.worker_on(row.application)
+        return self._name.is_on(row.application) or worker in self.announced.over
+
+    def of_crashed(self, remains: Remains) -> list[Finding]:
+        """What a worker had open that has crashed, as far as it had told; no longer among the remains then."""
+        found = []
+        for rows in (remains.named, remains.strangers):
+            for row in list(rows):
+                finding = self.announced.finding_of(row, remains.look.opened_at(row))
+                if finding is not None:
+                    rows.remove(row)
+                    finding.server = row.words(self._shown)
+                    finding.transaction_status = finding.server["state"]
+                    finding.note = f"worker {finding.worker} has crashed, and the server has not noticed yet"
+                    found.append(finding)
+        return found
 
     def findings(self, look: Look, backends: Iterable[Backend], *, sure: bool, nodeid: str = "") -> list[Finding]:
         """One for each backend: of the test ``nodeid``, else of the one that ran when it was opened.
 
         ``sure``: no fixture is there that may still end the process.
         """
-        processes = still_running(self._name.of_all)
+        running: dict[bytes, list[Process]] = {}
         found = []
         for row in backends:
             worker = self._name.worker_on(row.application)
-            test = nodeid or self.windows.test_at(worker, look.opened_at(row))
+            if row.application not in running:
+                running[row.application] = still_running(text_of(row.application))
+            processes = running[row.application]
+            opened = look.opened_at(row)
+            test = nodeid or self.windows.test_at(worker, opened) or self.windows.test_at("", opened)
             by = CHILD if processes else UNKNOWN
+            if worker in self.announced.crashed and not processes:
+                by = f"worker {worker}, before it crashed,"
             finding = self._describe.foreign_backend(row.pid, row.words(self._shown), by, test)
             finding.worker = worker
             if processes:

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -35,12 +36,16 @@ from pytest_poolguard.server.activity import Ask
 from pytest_poolguard.server.demand import warnings
 from pytest_poolguard.server.run_name import RunName
 from pytest_poolguard.server.statements import Shown
+from pytest_poolguard.server.travel import Announcer
 from pytest_poolguard.server.watch import ServerWatch
 from pytest_poolguard.settings import Settings
 from pytest_poolguard.tally import Tally
 from pytest_poolguard.unclosed import Unclosed
 
 __all__ = ["Guard"]
+
+#: The attribute of a report under which connections are announced.
+OPENED = "poolguard_opened"
 
 
 class Guard:
@@ -86,6 +91,7 @@ class Guard:
         self.aftermath: Aftermath | None = None
         shown = Shown(settings.show_sql)
         self.foreigners = Foreigners(self.describe, name, shown)
+        self._announcer = Announcer(self.describe.backend)
         if settings.server != "off":
             self.server = ServerWatch(settings.dsn, self.tally.notices, shown)
             leftovers = Leftovers(self.ledger, tree, self.describe, self.tally.notices)
@@ -270,16 +276,13 @@ class Guard:
 
     def end_session(self, *, is_worker: bool) -> None:
         """The last fixture is gone: what is left, here and on the server."""
-        if self.is_controller:
-            self._visit_servers(is_worker=False)
-            return
         self._found_outside(self._dirty_returns() + self.judge.end_session())
         for checkout in self.judge.unjudged():
             self.tally.notices.append(f"{checkout.taken_by.name} was interrupted: its connections are not judged")
         self.tally.notices[:] = dict.fromkeys(self.tally.notices)
         self.tally.pools = self.ledger.pools_seen
         self.tally.taken = self.ledger.taken
-        self._visit_servers(is_worker=is_worker)
+        self.visit_servers(is_worker=is_worker)
         self._found_outside(self.unclosed.end_session())
         open_pools = [
             pool for pool in self.ledger.pools() if pool.is_open() and not (pool.told or pool.was_closed)
@@ -288,11 +291,18 @@ class Guard:
         self.tally.open_pools = [(place, count) for place, count in idle if count]
         self._find_misspelt_modules()
 
-    def _visit_servers(self, *, is_worker: bool) -> None:
+    def visit_servers(self, *, is_worker: bool) -> None:
+        """See what the run has left on the servers."""
         if self.aftermath is None or self.is_in_a_fork:
             return
         self.tally.demands += self.aftermath.demands()
-        self._found_outside(self.aftermath.at_end_of_worker() if is_worker else self.aftermath.at_end())
+        if is_worker:
+            findings = self.aftermath.at_end_of_worker()
+        elif self.is_controller:
+            findings = self.aftermath.at_end_of_controller()
+        else:
+            findings = self.aftermath.at_end()
+        self._found_outside(findings)
         if not is_worker:
             self.tally.notices += warnings(self.tally.demands)
 
@@ -309,10 +319,30 @@ class Guard:
                 finding.verdict = WARNED
         self.tally.add_outside(findings)
 
+    # workers of an xdist run, and their controller
+
+    def announce(self, report: pytest.TestReport) -> None:
+        """Let a report tell the controller which connections are open now: this process may crash."""
+        if self.describe.worker and self.server is not None and not self.is_in_a_fork:
+            told = self._announcer.new(self.ledger.openings(), self.server.servers)
+            if told:
+                setattr(report, OPENED, told)
+
     def heard(self, report: pytest.TestReport) -> None:
         """A report of a test was logged."""
         self.tally.add_report(report)
         self.foreigners.windows.add(report)
+        told = getattr(report, OPENED, None)
+        if told and self.is_controller:
+            self.foreigners.announced.add(getattr(report, "node").gateway.id, told)  # noqa: B009 - xdist's
+
+    def worker_ended(self, name: str, output: dict[str, Any] | None) -> None:
+        """A worker has ended, with what it has to say; None if it has crashed."""
+        self.tally.add_worker(name, output)
+        if output is None:
+            self.foreigners.announced.has_crashed(name)
+        else:
+            self.foreigners.announced.ended(name)
 
     def _look_at_server(self, findings: list[tuple[Finding, Opening]]) -> None:
         if self.server is not None and findings:

@@ -51,8 +51,9 @@ class RunHooks:
         if self.guard.is_in_a_fork:
             return
         output = getattr(self.config, "workeroutput", None)
-        with self.guard.shield("ending the session"):
-            self.guard.end_session(is_worker=output is not None)
+        if not self.guard.is_controller:
+            with self.guard.shield("ending the session"):
+                self.guard.end_session(is_worker=output is not None)
         if output is not None:
             output[ATTRIBUTE] = self.guard.tally.to_worker_output()
         elif self.guard.tally.fails_the_run and session.exitstatus in (
@@ -102,13 +103,19 @@ class ControllerHooks:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self.guard.heard(report)
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self) -> None:
+        """The workers are through, and xdist has not yet ended their processes."""
+        with self.guard.shield("looking at what the workers have left"):
+            self.guard.visit_servers(is_worker=False)
+
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         self.guard.name.part_of(node.workerinput["testrunuid"])
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        self.guard.tally.add_worker(node.gateway.id, getattr(node, "workeroutput", {}).get(ATTRIBUTE))
+        self.guard.worker_ended(node.gateway.id, getattr(node, "workeroutput", {}).get(ATTRIBUTE))
 
 
 class TestHooks:
@@ -169,6 +176,8 @@ class TestHooks:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
         with self.guard.shield("settling a report"):
+            if report.when == "teardown":
+                self.guard.announce(report)
             return self.settling.made(item, report)
         return report
 

@@ -31,6 +31,8 @@ class Tally:
     unwatched: list[str] = field(default_factory=list)  #: libraries that were imported, and why nobody watches
     open_pools: list[tuple[Place | None, int]] = field(default_factory=list)
     visits: list[Visit] = field(default_factory=list)  #: the servers of the run
+    servers: list[dict[str, Any]] = field(default_factory=list)  #: a worker's, for the controller alone
+    open_pids: list[int] = field(default_factory=list)  #: of backends of the workers' own connections
     demands: list[Demand] = field(default_factory=list)  #: on each of them, of each worker
     notices: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
@@ -71,6 +73,8 @@ class Tally:
                 [place and [place.file, place.line, place.function, place.text, place.own], count]
                 for place, count in self.open_pools
             ],
+            "servers": self.servers,
+            "open_pids": self.open_pids,
             "visits": [visit.to_dict() for visit in self.visits],
             "demands": [demand.to_dict() for demand in self.demands],
             "notices": self.notices,
@@ -87,6 +91,8 @@ class Tally:
         self.taken += plain["taken"]
         self.open_pools += [(place and Place(*place), count) for place, count in plain["open_pools"]]
         self.visits += [Visit.from_dict(visit) for visit in plain["visits"]]
+        self.servers += plain["servers"]
+        self.open_pids += plain["open_pids"]
         self.demands += [Demand(**demand) for demand in plain["demands"]]
         for told in ("patched", "unwatched", "notices", "faults"):
             mine = getattr(self, told)

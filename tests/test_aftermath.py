@@ -24,6 +24,7 @@ sys.stdin.readline()
 HEADER = """
 import os, subprocess, sys, time
 import psycopg2, pytest
+from psycopg2.pool import SimpleConnectionPool
 
 DSN = os.environ["SUITE_DSN"]
 children = []
@@ -234,6 +235,79 @@ def test_the_servers_line_is_in_the_json_file(family, dsn):
         assert server["after"]["limit"] == int(cursor.fetchone()[0])
     connection.close()
     assert server["after"]["states"] == {"idle": 1}
+
+
+# xdist
+
+WORKERS = """
+@pytest.mark.parametrize("n", range(8))
+@pytest.mark.xdist_group("one")
+def test_starts(n):
+    time.sleep(0.05)
+    if n % 4 == 0:
+        start()
+"""
+
+
+@pytest.mark.parametrize("how", [("-n4",), ("-n4", "--dist=loadgroup"), ("-n2", "--maxfail=1")], ids=" ".join)
+def test_the_controller_tells_the_child_processes_of_all_workers_once(family, how):
+    run = family(WORKERS, *how)
+    told = left(run)
+    assert sorted(told) == [(f"test_starts[{n}]", "a child process of this run", "failed") for n in (0, 4)]
+    workers = {f["worker"] for f in run.findings}
+    assert workers <= {"gw0", "gw1", "gw2", "gw3"}
+    assert "" not in workers
+    run.assert_outcomes(passed=9, errors=1)
+    assert len(run.data["servers"]) == 1
+    assert run.data["servers"][0]["before"]["total"] == 0
+
+
+def test_the_workers_own_pools_are_silent(family):
+    """The controller looks when all of them are gone."""
+    run = family("kept = SimpleConnectionPool(3, 3, DSN)\n" + WORKERS.replace("start()", "pass"), "-n2")
+    run.assert_silent(passed=9)
+
+
+CRASH = """
+import signal, threading
+
+def statement(conn):
+    conn.cursor().execute("SELECT pg_sleep(3)")
+
+def test_opens():
+    kept.append(CONNECT)
+
+def test_crashes():
+    conn = kept[0] if WHEN == "before" else CONNECT
+    threading.Thread(target=statement, args=(conn,), daemon=True).start()
+    time.sleep(0.3)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+kept = []
+"""
+
+
+@pytest.mark.parametrize(
+    ("when", "name", "line", "opened_by"),
+    [
+        ("before", "", "kept.append(psycopg2.connect(DSN))", ""),
+        ("before", "the shop", "kept.append(psycopg2.connect(DSN, application_name='the shop'))", ""),
+        ("meanwhile", "", None, "worker gw0, before it crashed,"),
+    ],
+)
+def test_what_a_crashed_worker_has_left_is_named_from_what_had_arrived(family, when, name, line, opened_by):
+    """Its backend goes on with the statement."""
+    connect = f"psycopg2.connect(DSN, application_name={name!r})" if name else "psycopg2.connect(DSN)"
+    run = family(CRASH.replace("CONNECT", connect).replace("WHEN", repr(when)), "-n1", "--max-worker-restart=0")
+    (finding,) = [f for f in run.findings if f["kind"] == "server_backend"]
+    assert (finding["acquired"] and finding["acquired"]["text"], finding["opened_by"]) == (line, opened_by)
+    assert finding["worker"] == "gw0"
+    assert run.data["faults"] == []
+
+
+def test_a_crashed_worker_that_has_nothing_open_leaves_nothing(family):
+    run = family(CRASH.replace("CONNECT", "None").replace("WHEN", "'before'"), "-n1", "--max-worker-restart=0")
+    assert left(run) == []
 
 
 # cleaning up

@@ -11,12 +11,24 @@ import os
 import selectors
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pytest_poolguard.drivers.interface import Unaskable
 from pytest_poolguard.origin import printable
 
-__all__ = ["APPLICATION", "AS_IT_IS", "Kept", "Line", "Refused", "Unreachable", "ask", "part", "wait_for"]
+__all__ = [
+    "APPLICATION",
+    "AS_IT_IS",
+    "Kept",
+    "Line",
+    "Reach",
+    "Refused",
+    "Unreachable",
+    "ask",
+    "part",
+    "wait_for",
+]
 
 #: A database that is there on most servers, and that no suite drops.
 MAINTENANCE = "postgres"
@@ -71,6 +83,22 @@ def ask(
             return line.rows(connection, statements, deadline)
         finally:
             line.part(connection)
+
+
+@dataclass(frozen=True)
+class Reach:
+    """A way to one server: the function that a server is asked by."""
+
+    line: Line
+    server: Mapping[str, Any] = field(repr=False)  #: its parameters, the password among them
+
+    def __call__(self, statements: Sequence[str], dsn: str, seconds: float) -> list[tuple[Any, ...]]:
+        """See :func:`ask`."""
+        return ask(self.line, self.server, statements, dsn, seconds)
+
+    def kept(self, dsn: str) -> Kept:
+        """A connection there for many looks, not yet opened."""
+        return Kept(self.line, self.server, dsn)
 
 
 class Kept:

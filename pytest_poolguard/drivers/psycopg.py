@@ -16,7 +16,7 @@ from typing import Any
 from pytest_poolguard.drivers import libpq
 from pytest_poolguard.drivers.interface import State, Terms, Unsupported, Watch
 from pytest_poolguard.drivers.lines.libpq import PqLine, parameters
-from pytest_poolguard.drivers.moment import ask
+from pytest_poolguard.drivers.moment import Reach
 from pytest_poolguard.drivers.patching import Patches
 from pytest_poolguard.records import Checkout
 
@@ -105,4 +105,4 @@ class Psycopg:
 
     def _asker(self, connection: Any) -> Callable[..., list[tuple[Any, ...]]]:
         info = connection.info
-        return functools.partial(ask, PqLine(sys.modules["psycopg"]), parameters(info, info.get_parameters()))
+        return Reach(PqLine(sys.modules["psycopg"]), parameters(info, info.get_parameters()))

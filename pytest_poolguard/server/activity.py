@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 from pytest_poolguard.origin import printable
@@ -96,6 +96,11 @@ class Look:
         """When a backend was started, by our own clock: that of another machine may be fast or slow."""
         skew = min(max(self.now, self.asked), self.answered) - self.now
         return (backend.start or 0.0) + skew
+
+    def to_plain(self) -> list[tuple[Any, ...]]:
+        """Rows that :meth:`of` takes, without the statements: plain data."""
+        server = (self.limit, self.reserved, self.started, self.now)
+        return [(*astuple(replace(row, query=b"")), *server) for row in self.backends.values()]
 
     @property
     def clients(self) -> list[Backend]:

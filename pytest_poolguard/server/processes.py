@@ -23,6 +23,8 @@ PROC = Path("/proc")
 WIDTH = 60
 #: A server that the run has started bears the run's name, too.
 SERVERS = ("postgres", "postmaster")
+#: What Python starts for itself.
+HOUSEHOLD = ("multiprocessing.resource_tracker", "multiprocessing.semaphore_tracker")
 ZOMBIE = "Z"
 
 
@@ -52,6 +54,7 @@ def still_running(name: str) -> list[Process]:
         if process.pid != os.getpid()
         and process.state != ZOMBIE
         and process.name not in SERVERS
+        and not any(module in process.command for module in HOUSEHOLD)
         and (_is_named(process.pid, name) or os.getpid() in _ancestors(process, processes))
     ]
     return sorted(found, key=lambda process: process.pid)

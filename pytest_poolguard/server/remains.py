@@ -33,8 +33,8 @@ class Remains:
     ) -> Remains:
         """Sort out a look at what ``servers`` are one of.
 
-        ``is_ours`` tells the run's name. ``known`` are the pids of connections of this process of which nothing
-        else is on record.
+        ``is_ours`` tells the run's name. ``known`` are the pids of connections that somebody else judges, or that
+        nothing else is on record of.
         """
         remains = cls(look)
         servers = list(servers)
@@ -42,10 +42,8 @@ class Remains:
             opening = _opening_of(row, servers)
             if opening is not None:
                 (remains.ended if opening.is_closed() else remains.own)[opening] = row
-            elif not is_ours(row.application):
-                remains.strangers.append(row)
             elif row.pid not in known:
-                remains.named.append(row)
+                (remains.named if is_ours(row.application) else remains.strangers).append(row)
         return remains
 
     @property

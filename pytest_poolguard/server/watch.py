@@ -19,7 +19,7 @@ from pytest_poolguard.server.activity import PATIENCE, STATEMENTS, Ask, Backend,
 from pytest_poolguard.server.ending import end
 from pytest_poolguard.server.statements import Shown
 
-__all__ = ["Server", "ServerWatch"]
+__all__ = ["TOLERANCE", "Server", "ServerWatch"]
 
 #: Seconds by which the two ends of a connection may differ about its age. Both measure a duration, so their
 #: clocks need not agree. Ours begins when the connection is there, the server's before it asks for a password,
