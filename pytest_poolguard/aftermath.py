@@ -12,6 +12,7 @@ from pytest_poolguard.findings import FAILED, Finding
 from pytest_poolguard.foreigners import Foreigners
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.leftovers import Leftovers
+from pytest_poolguard.origin import SourceTree
 from pytest_poolguard.owners import Owners
 from pytest_poolguard.records import Opening, Owner
 from pytest_poolguard.server.census import Census, Visit
@@ -42,6 +43,7 @@ class Aftermath:
         describe: Describe,
         tally: Tally,
         foreigners: Foreigners,
+        tree: SourceTree,
         name: RunName,
         shown: Shown,
         *,
@@ -54,6 +56,7 @@ class Aftermath:
         self._describe = describe
         self._tally = tally
         self._foreigners = foreigners
+        self._tree = tree
         self._name = name
         self._shown = shown
         self._ends = ends  #: what it tells
@@ -69,13 +72,19 @@ class Aftermath:
         found = []
         for servers in self._distinct():
             if any(server.goes_with is owner for server in servers):
-                others = [fixture for fixture in self._owners.fixtures if fixture is not owner]
+                others = [one for one in self._owners.fixtures if one is not owner and self._is_own(one)]
                 remains = self._visit(servers, self._name.is_on)
                 if remains is not None:
-                    findings = self._judge(servers, remains, sure=not others)
+                    test = self._owners.test  # its reports are not all there yet
+                    nodeid = test.nodeid if test is not None else ""
+                    findings = self._judge(servers, remains, sure=not others, nodeid=nodeid)
                     self._note(servers, remains, len(findings))
                     found += findings
         return found
+
+    def _is_own(self, fixture: Owner) -> bool:
+        """Whether a fixture is the project's: those of plugins end no process of its tests."""
+        return fixture.code is None or self._tree.is_own(fixture.code.co_filename)
 
     def at_end(self) -> list[Finding]:
         """What is left on all other servers, of a run without workers."""
@@ -132,15 +141,18 @@ class Aftermath:
             self._tell_failures(servers)
         return remains
 
-    def _judge(self, servers: list[Server], remains: Remains, *, sure: bool) -> list[Finding]:
-        """The findings among what remains; ``sure``: no fixture is there that may still end a process."""
+    def _judge(self, servers: list[Server], remains: Remains, *, sure: bool, nodeid: str = "") -> list[Finding]:
+        """The findings among what remains; ``sure``: no fixture is there that may still end a process.
+
+        ``nodeid`` is the test that still runs.
+        """
         listed = {o: row.words(self._shown) for o, row in remains.own.items() if o in self._candidates}
         findings = self._leftovers.tell(listed)
         findings += [self._describe.backend(o, row.words(self._shown), ENDED) for o, row in remains.ended.items()]
         findings += self._foreigners.of_crashed(remains)
         named = [row for row in remains.named if self._foreigners.may_judge(row)]
         if any(server.knows_us for server in servers):
-            findings += self._foreigners.findings(remains.look, named, sure=sure)
+            findings += self._foreigners.findings(remains.look, named, sure=sure, nodeid=nodeid)
         elif named:
             self._tally.notices.append(
                 f"{len(named)} connections of {servers[0].name} bear the name of this run; behind a "

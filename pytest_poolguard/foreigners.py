@@ -56,7 +56,7 @@ class Foreigners:
         return found
 
     def findings(self, look: Look, backends: Iterable[Backend], *, sure: bool, nodeid: str = "") -> list[Finding]:
-        """One for each backend: of the test ``nodeid``, else of the one that ran when it was opened.
+        """One for each backend, of the test that ran when it was opened; ``nodeid`` is the one that still runs.
 
         ``sure``: no fixture is there that may still end the process.
         """
@@ -68,7 +68,9 @@ class Foreigners:
                 running[row.application] = still_running(text_of(row.application))
             processes = running[row.application]
             opened = look.opened_at(row)
-            test = nodeid or self.windows.test_at(worker, opened) or self.windows.test_at("", opened)
+            test = self.windows.test_at(worker, opened) or self.windows.test_at("", opened)
+            if nodeid and self.windows.is_after(opened):
+                test = nodeid
             by = CHILD if processes else UNKNOWN
             if worker in self.announced.crashed and not processes:
                 by = f"worker {worker}, before it crashed,"

@@ -35,6 +35,7 @@ from pytest_poolguard.records import Limits, Opening, Owner
 from pytest_poolguard.server.activity import Ask
 from pytest_poolguard.server.demand import warnings
 from pytest_poolguard.server.run_name import RunName
+from pytest_poolguard.server.sources import Sources
 from pytest_poolguard.server.statements import Shown
 from pytest_poolguard.server.travel import Announcer
 from pytest_poolguard.server.watch import ServerWatch
@@ -63,7 +64,9 @@ class Guard:
         self.found: list[Finding] = []  #: of the present test, not yet settled
         limits = Limits(timeout=settings.timeout)
         self.ledger = Ledger(self.clock, Owner("session", "session", limits=limits, phase=""), boundaries())
-        self.owners = Owners(self.ledger, self._owner_ended, self._test_ends, self._teardown_begins)
+        self.owners = Owners(
+            self.ledger, self._owner_ended, self._test_ends, self._teardown_begins, self._is_set_up
+        )
         folded = (os.path.dirname(pytest.__file__), os.path.dirname(__file__))
         self._tree = tree = SourceTree(str(config.rootpath), folded)
         self.describe = Describe(self.ledger, tree)
@@ -89,11 +92,13 @@ class Guard:
         self.test_failed = False  #: the present test, or was skipped: before its teardown
         self.server: ServerWatch | None = None
         self.aftermath: Aftermath | None = None
+        self.sources: Sources | None = None
         shown = Shown(settings.show_sql)
         self.foreigners = Foreigners(self.describe, name, shown)
         self._announcer = Announcer(self.describe.backend)
         if settings.server != "off":
             self.server = ServerWatch(settings.dsn, self.tally.notices, shown)
+            self.sources = Sources(self.server, self.tally.notices)
             leftovers = Leftovers(self.ledger, tree, self.describe, self.tally.notices)
             self.aftermath = Aftermath(
                 self.server,
@@ -103,6 +108,7 @@ class Guard:
                 self.describe,
                 self.tally,
                 self.foreigners,
+                tree,
                 name,
                 shown,
                 ends=settings.terminate,
@@ -226,6 +232,11 @@ class Guard:
             self.judge.look(test)
             if self.unclosed.has_to_do(test):
                 self.unclosed.look(test)
+
+    def _is_set_up(self, fixture: Owner) -> None:
+        if self.sources is not None and not self.is_in_a_fork:
+            with self.shield("looking at a server that a fixture has started"):
+                self.sources.made_by(fixture)
 
     def _teardown_begins(self, fixture: Owner) -> None:
         if self.aftermath is not None and not self.is_in_a_fork and self.aftermath.ends_with(fixture):

@@ -81,16 +81,19 @@ def hear_workers(config: pytest.Config, standby: Standby) -> None:
     config.pluginmanager.register(ControllerHooks(standby.guard()), "poolguard-controller")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def poolguard(request: pytest.FixtureRequest) -> PoolGuard:
-    """What this test has checked out of its pools: ``checked_out``, ``peak``, ``outstanding``."""
+    """What the test that runs has checked out of its pools: ``checked_out``, ``peak``, ``outstanding``.
+
+    And ``watch_server(dsn)``, for a server that a fixture has started.
+    """
     from pytest_poolguard.fixture import PoolGuard  # noqa: PLC0415 - see above
 
     standby = request.config.stash.get(STANDBY, None)
     if standby is None:
         pytest.skip("poolguard is off in this run")
     guard = standby.guard()
-    return PoolGuard(guard.ledger, guard.owners, guard.describe)
+    return PoolGuard(guard.ledger, guard.owners, guard.describe, guard.sources)
 
 
 @pytest.hookimpl(wrapper=True)

