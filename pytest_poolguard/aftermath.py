@@ -10,9 +10,7 @@ from pytest_poolguard.describe import Describe
 from pytest_poolguard.drivers.lines.choice import imported_line, line_of
 from pytest_poolguard.findings import FAILED, Finding
 from pytest_poolguard.foreigners import Foreigners
-from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.leftovers import Leftovers
-from pytest_poolguard.origin import SourceTree
 from pytest_poolguard.owners import Owners
 from pytest_poolguard.records import Opening, Owner
 from pytest_poolguard.server.census import Census, Visit
@@ -37,26 +35,22 @@ class Aftermath:
     def __init__(
         self,
         watch: ServerWatch,
-        ledger: Ledger,
         owners: Owners,
         leftovers: Leftovers,
         describe: Describe,
         tally: Tally,
         foreigners: Foreigners,
-        tree: SourceTree,
         name: RunName,
         shown: Shown,
         *,
         ends: bool,
     ) -> None:
         self._watch = watch
-        self._ledger = ledger
         self._owners = owners
         self._leftovers = leftovers
         self._describe = describe
         self._tally = tally
         self._foreigners = foreigners
-        self._tree = tree
         self._name = name
         self._shown = shown
         self._ends = ends  #: what it tells
@@ -72,7 +66,8 @@ class Aftermath:
         found = []
         for servers in self._distinct():
             if any(server.goes_with is owner for server in servers):
-                others = [one for one in self._owners.fixtures if one is not owner and self._is_own(one)]
+                others = [one for one in self._owners.fixtures if self._foreigners.is_own(one)]
+                others = [one for one in others if one is not owner]
                 remains = self._visit(servers, self._name.is_on)
                 if remains is not None:
                     test = self._owners.test  # its reports are not all there yet
@@ -82,10 +77,6 @@ class Aftermath:
                     found += findings
         return found
 
-    def _is_own(self, fixture: Owner) -> bool:
-        """Whether a fixture is the project's: those of plugins end no process of its tests."""
-        return fixture.code is None or self._tree.is_own(fixture.code.co_filename)
-
     def at_end(self) -> list[Finding]:
         """What is left on all other servers, of a run without workers."""
         return self._at_end(self._name.is_on)
@@ -94,7 +85,7 @@ class Aftermath:
         """What a worker of an xdist run has open itself; what else is there, the controller sees."""
         left = {key: server for key, server in self._watch.servers.items() if server not in self._visited}
         self._tally.servers = [plain for plain in map(packed, left, left.values()) if plain is not None]
-        self._tally.open_pids = sorted(self._known_pids())
+        self._tally.open_pids = sorted(self._leftovers.known_pids())
         return self._leftovers.tell(self._watch.backends(self._leftovers.candidates()))
 
     def at_end_of_controller(self) -> list[Finding]:
@@ -135,7 +126,7 @@ class Aftermath:
         """Look at a server for the last time; None where it can't be asked."""
         self._visited.update(servers)
         self._candidates = self._leftovers.candidates()
-        known = self._known_pids()
+        known = frozenset(self._leftovers.known_pids()).union(self._tally.open_pids)
         remains = settled(lambda: self._look(servers, is_ours, known))
         if remains is None:
             self._tell_failures(servers)
@@ -181,12 +172,6 @@ class Aftermath:
             is_stopped = any(words in server.failure for words in STOPPED)
             if not is_stopped or not all(opening.is_closed() for opening in server.opened.values()):
                 self._watch.tell_failure(server)
-
-    def _known_pids(self) -> frozenset[int]:
-        """Those of open connections, also of those whose server was not asked: asynchronous ones of psycopg2."""
-        openings = [opening for opening in self._ledger.openings() if not opening.is_closed()]
-        pids = {opening.backend_pid or opening.driver.state(opening.ref()).backend_pid for opening in openings}
-        return frozenset(pid for pid in pids if pid is not None).union(self._tally.open_pids)
 
     def _end(self, servers: list[Server], remains: Remains, findings: list[Finding]) -> None:
         """End the backends of findings, but for those that somebody keeps on purpose."""

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 
 from pytest_poolguard.describe import Describe
 from pytest_poolguard.findings import WARNED, Finding
+from pytest_poolguard.origin import SourceTree
+from pytest_poolguard.records import Owner
 from pytest_poolguard.server.activity import Backend, Look
 from pytest_poolguard.server.processes import Process, still_running
 from pytest_poolguard.server.remains import Remains
@@ -29,17 +31,28 @@ TOLD = 3
 class Foreigners:
     """Makes findings of them."""
 
-    def __init__(self, describe: Describe, name: RunName, shown: Shown) -> None:
+    def __init__(self, describe: Describe, tree: SourceTree, name: RunName, shown: Shown) -> None:
         self._describe = describe
+        self._tree = tree
         self._name = name
         self._shown = shown
         self.windows = Windows()
         self.announced = Announced()  #: by workers
+        self.told: set[tuple[int, float | None]] = set()  #: backends, by pid and start, by a test
 
     def may_judge(self, row: Backend) -> bool:
-        """Whether the worker whose name a backend bears is over: not one that the run has been stopped in."""
+        """Whether the worker whose name a backend bears is over, and no test has told of it.
+
+        A worker that the run has been stopped in is not.
+        """
         worker = self._name.worker_on(row.application)
-        return self._name.is_on(row.application) or worker in self.announced.over
+        is_over = self._name.is_on(row.application) or worker in self.announced.over
+        return is_over and (row.pid, row.start) not in self.told
+
+    def is_own(self, fixture: Owner) -> bool:
+        """Whether a fixture outlives a test and is the project's: a plugin's ends no process of its tests."""
+        code = fixture.code
+        return fixture.scope != "function" and (code is None or self._tree.is_own(code.co_filename))
 
     def of_crashed(self, remains: Remains) -> list[Finding]:
         """What a worker had open that has crashed, as far as it had told; no longer among the remains then."""

@@ -23,6 +23,7 @@ from pytest_poolguard.describe import Describe
 from pytest_poolguard.drivers.imports import is_there
 from pytest_poolguard.drivers.interface import AddedDriver, Driver, Watch
 from pytest_poolguard.drivers.known import driver_of
+from pytest_poolguard.each_test import EachTest
 from pytest_poolguard.findings import FAILED, WARNED, Finding
 from pytest_poolguard.foreigners import Foreigners
 from pytest_poolguard.judging import Judge
@@ -93,8 +94,9 @@ class Guard:
         self.server: ServerWatch | None = None
         self.aftermath: Aftermath | None = None
         self.sources: Sources | None = None
+        self.each_test: EachTest | None = None
         shown = Shown(settings.show_sql)
-        self.foreigners = Foreigners(self.describe, name, shown)
+        self.foreigners = Foreigners(self.describe, tree, name, shown)
         self._announcer = Announcer(self.describe.backend)
         if settings.server != "off":
             self.server = ServerWatch(settings.dsn, self.tally.notices, shown)
@@ -102,17 +104,26 @@ class Guard:
             leftovers = Leftovers(self.ledger, tree, self.describe, self.tally.notices)
             self.aftermath = Aftermath(
                 self.server,
-                self.ledger,
                 self.owners,
                 leftovers,
                 self.describe,
                 self.tally,
                 self.foreigners,
-                tree,
                 name,
                 shown,
                 ends=settings.terminate,
             )
+            if settings.server == "test":
+                self.each_test = EachTest(
+                    self.server,
+                    self.owners,
+                    self.unclosed,
+                    leftovers,
+                    self.describe,
+                    self.foreigners,
+                    name,
+                    shown,
+                )
         self.watch = Watch(
             self.ledger,
             self.lose_the_books,
@@ -165,6 +176,8 @@ class Guard:
 
     def stop(self) -> None:
         """Watch no longer, and give everything back as it was."""
+        if self.each_test is not None and not self.is_in_a_fork:
+            self.each_test.close()
         self.watch.active = False
         for driver in (*self._drivers.values(), *self.added):
             driver.undo()
@@ -215,7 +228,10 @@ class Guard:
             self.expected = Expectations()
         self.found += [self.describe.overdue(checkout) for checkout in self.ledger.overdue]
         self.found += self._dirty_returns()
+        test = self.owners.test
         self.owners.end_test()
+        if self.each_test is not None and test is not None and not self.is_in_a_fork:
+            self.found += self.each_test.after(test)
 
     def _dirty_returns(self) -> list[Finding]:
         """What was given back in the middle of a transaction since the last test."""
@@ -281,7 +297,7 @@ class Guard:
         test = self.owners.test
         held = held or any(owner.dropped for owner in (*self.owners.fixtures, *([test] if test else ())))
         late = bool(self.ledger.overdue or self.ledger.dirty) or self.unclosed.may_fail()
-        return held or late or self.expected.leaks is not None
+        return held or late or self.expected.leaks is not None or self.each_test is not None
 
     # the session
 
@@ -301,6 +317,12 @@ class Guard:
         idle = [(self.describe.made(pool), pool.driver.idle(pool.ref())) for pool in open_pools]
         self.tally.open_pools = [(place, count) for place, count in idle if count]
         self._find_misspelt_modules()
+
+    def before_run(self) -> str:
+        """How full the server that the user has named is, in a line; empty where there is none to name."""
+        if self.sources is None or self.describe.worker:
+            return ""
+        return self.sources.of_setting()
 
     def visit_servers(self, *, is_worker: bool) -> None:
         """See what the run has left on the servers."""

@@ -36,6 +36,12 @@ class RunHooks:
         self.guard = guard
         self.config = config
 
+    def pytest_report_header(self) -> str | None:
+        line = ""
+        with self.guard.shield("looking at the server"):
+            line = self.guard.before_run()
+        return f"poolguard: {line}" if line else None
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self) -> None:
         with self.guard.shield("looking at the threads that run"):

@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 MODES = ("fail", "warn", "off")
-SERVER = ("session", "off")
+SERVER = ("session", "test", "off")
 SQL = ("shape", "full", "off")
 TOLD = ("warn", "fail", "off")
 
@@ -168,7 +168,8 @@ OPTIONS = (
         "poolguard_server",
         _one_of(SERVER),
         "session",
-        "session: pg_stat_activity is compared before and after the session (default); off: it is not read",
+        "session: pg_stat_activity is compared before and after the session (default); test: it is read after "
+        "every test, too; off: it is not read",
         "{" + ",".join(SERVER) + "}",
     ),
     Option(

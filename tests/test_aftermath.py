@@ -461,6 +461,20 @@ def test_the_server_of_pytest_postgresqls_fixture_is_looked_at(family, dsn):
     assert left(run) == [("test_it", "a child process of this run", "failed")]
 
 
+@pytest.mark.parametrize("how", [(), ("-n2",)], ids=["alone", "xdist"])
+def test_the_header_tells_how_full_the_named_server_is(suite, dsn, how):
+    suite.file("conftest.py", "import psycopg2\n")
+    run = suite.run("def test_it(): psycopg2.connect(DSN).close()\n", f"--poolguard-dsn={dsn}", *how)
+    run.assert_silent(passed=1)
+    run.result.stdout.fnmatch_lines(["poolguard: 0 of 100 connections in use before this run"])
+
+
+def test_without_a_name_or_a_library_the_header_has_no_line(suite, dsn):
+    assert "before this run" not in suite.run("def test_it(): psycopg2.connect(DSN).close()\n").text
+    run = suite.run("def test_it(): pass\n", f"--poolguard-dsn={dsn}", header="", subprocess=True)
+    assert "before this run" not in run.text
+
+
 # a server that does not last
 
 GOES = """

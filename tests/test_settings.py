@@ -70,7 +70,7 @@ REFUSED = [
     ("poolguard", "loud", "'loud' is not one of fail, warn, off"),
     ("poolguard", "", "'' is not one of fail, warn, off"),
     ("poolguard", "FAIL", "'FAIL' is not one of fail, warn, off"),
-    ("poolguard_server", "always", "'always' is not one of session, off"),
+    ("poolguard_server", "always", "'always' is not one of session, test, off"),
     *(
         ("poolguard_grace", text, f"{text!r} is not a number of seconds, 0 or more")
         for text in ("", "-1", "nan", "inf", "-inf", "soon", "1,5")

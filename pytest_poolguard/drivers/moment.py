@@ -20,6 +20,7 @@ from pytest_poolguard.origin import printable
 __all__ = [
     "APPLICATION",
     "AS_IT_IS",
+    "MAINTENANCE",
     "Kept",
     "Line",
     "Reach",

@@ -6,10 +6,12 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from pytest_poolguard.drivers.interface import Unaskable
 from pytest_poolguard.drivers.lines.choice import line_of
 from pytest_poolguard.drivers.moment import Reach, parsed
 from pytest_poolguard.origin import printable
 from pytest_poolguard.records import Owner
+from pytest_poolguard.server.census import Census
 from pytest_poolguard.server.watch import Server, ServerWatch
 
 __all__ = ["Sources"]
@@ -37,6 +39,18 @@ class Sources:
             self._notices.append("a server was to be watched, but no library that can ask it was imported")
             return
         self._add(Reach(line, parsed(line, dsn)), owner if owner.kind == "fixture" else None)
+
+    def of_setting(self) -> str:
+        """How full the server of the setting is, in a line; empty where there is none, or nothing can ask yet."""
+        line = line_of(sys.modules)
+        if not self._watch.dsn or line is None:
+            return ""
+        try:
+            self._add(Reach(line, parsed(line, self._watch.dsn)), None)
+        except Unaskable:
+            return ""  # the first look at it tells
+        before = next(iter(self._watch.servers.values())).before
+        return f"{Census.of(before)} before this run" if before is not None else ""
 
     def made_by(self, fixture: Owner) -> None:
         """A fixture was set up: if it is a server, that is watched."""

@@ -69,7 +69,7 @@ class ServerWatch:
     """
 
     def __init__(self, dsn: str, notices: list[str], shown: Shown | None = None) -> None:
-        self._dsn = dsn
+        self.dsn = dsn
         self._notices = notices
         self._shown = shown or Shown()
         self.servers: dict[Any, Server] = {}
@@ -142,7 +142,7 @@ class ServerWatch:
             return None
         try:
             asked = time.time()
-            return Look.of(server.ask(STATEMENTS, self._dsn, PATIENCE), asked, time.time())
+            return Look.of(server.ask(STATEMENTS, self.dsn, PATIENCE), asked, time.time())
         except Exception as error:
             # Other texts than the driver's own may hold a password.
             server.failure = str(error) if isinstance(error, Unaskable) else type(error).__name__
@@ -151,7 +151,7 @@ class ServerWatch:
     def end(self, server: Server, backends: Iterable[Backend]) -> set[int]:
         """End backends, by a role that is known there; the pids of those that are."""
         try:
-            return end(server.ask, self._dsn, backends)
+            return end(server.ask, self.dsn, backends)
         except Exception as error:
             reason = str(error) if isinstance(error, Unaskable) else type(error).__name__
             self._notices.append(f"what is left open on {self.asked(server)} could not be ended: {reason}")
@@ -169,7 +169,7 @@ class ServerWatch:
 
     def asked(self, server: Server) -> str:
         """The name of what is asked in a server's stead, or its own."""
-        return "the server of poolguard_dsn" if self._dsn else server.name
+        return "the server of poolguard_dsn" if self.dsn else server.name
 
 
 def _fits(row: Backend, opening: Opening) -> bool:
