@@ -11,6 +11,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 
+from pytest_poolguard.drivers.interface import State
 from pytest_poolguard.records import Opening, Owner
 from pytest_poolguard.server import watch as watch_module
 from pytest_poolguard.server.activity import statement_shape
@@ -362,8 +363,13 @@ class Server:
         return self.rows
 
 
+class Driver:
+    def state(self, connection):
+        return State()
+
+
 def opening(pid):
-    one = Opening(ServerWatch, None, [], Owner("test", "test_it"), None)
+    one = Opening(ServerWatch, Driver(), [], Owner("test", "test_it"), None)
     one.server, one.backend_pid = ("somewhere", 5432, "clerk"), pid
     return one
 

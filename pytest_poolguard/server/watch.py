@@ -7,9 +7,10 @@ doubt it is somebody else's. A server that can't be asked is told once, and chan
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_poolguard.drivers.interface import Unaskable
@@ -34,6 +35,7 @@ class _Server:
     ask: Ask
     answers: bool = True  #: it lists our connections when it is asked
     before: frozenset[tuple[int, float | None]] = frozenset()  #: who was there before us: pid, start
+    looked: threading.Event = field(default_factory=threading.Event)  #: who was there is known, or won't be
 
     def is_behind(self, opening: Opening, row: Backend) -> bool:
         """Whether a backend with the pid of a connection's is that connection's."""
@@ -58,22 +60,38 @@ class ServerWatch:
         """Whether this is the process of the run: a fork of it has inherited connections that are not its."""
         return os.getpid() == self._process
 
+    def is_first(self, opening: Opening) -> bool:
+        """Whether a connection is the first one to its server: :meth:`connected` will ask that."""
+        return opening.server not in self._servers and self.in_own_process
+
     def connected(self, opening: Opening, asker: Callable[[], Ask]) -> None:
         """A watched connection was opened: the first one to each server is the time to see who else is there.
 
-        ``asker`` makes what asks the server that it went to.
+        ``asker`` makes what asks the server that it went to. May be called in any thread.
         """
-        if opening.server in self._servers or not self.in_own_process:
+        if not self.is_first(opening):
             return
         server = _Server(printable(":".join(str(part) for part in opening.server[:2])), asker())
         if self._servers.setdefault(opening.server, server) is not server:
             return  # another thread was faster
+        try:
+            self._look_around(server, opening)
+        finally:
+            server.looked.set()
+
+    def _look_around(self, server: _Server, opening: Opening) -> None:
         rows = self._activity(server)
         if rows is None:
             return
         own = rows.pop(opening.backend_pid, None)
-        server.before = frozenset((row.pid, row.start) for row in rows.values())
-        if own is None or not _fits(own, opening):
+        if own is not None and _fits(own, opening):
+            # Not who came after it: where the suite went on while we asked, that may be its next connection.
+            server.before = frozenset(
+                (row.pid, row.start) for row in rows.values() if _was_there(row.start, own.start)
+            )
+        elif opening.is_closed():  # while we asked: the next connection tells
+            del self._servers[opening.server]
+        else:
             server.answers = False
             self._notices.append(
                 f"{self._asked(server)} does not list a connection that was just opened to {server.name} (a "
@@ -93,7 +111,7 @@ class ServerWatch:
             by_server.setdefault(opening.server, []).append(opening)
         for key, those in by_server.items():
             server = self._servers.get(key)
-            if server is None or not self.in_own_process:
+            if server is None or not self.in_own_process or not server.looked.wait(PATIENCE):
                 continue
             rows = self._activity(server) or {}
             for opening in those:
@@ -121,6 +139,10 @@ class ServerWatch:
 
     def _asked(self, server: _Server) -> str:
         return "the server of poolguard_dsn" if self._dsn else server.name
+
+
+def _was_there(start: float | None, then: float | None) -> bool:
+    return start is None or then is None or start <= then
 
 
 def _fits(row: Backend, opening: Opening) -> bool:
