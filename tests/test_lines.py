@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import shutil
+import ssl
+import subprocess
 import sys
 import tempfile
 import threading
@@ -92,11 +95,12 @@ def nothing_is_left(server):
     """
 
     def there():
-        gc.collect()
         return threading.active_count(), len(os.listdir("/proc/self/fd"))
 
+    gc.collect()
     before = there()
     yield
+    gc.collect()
     until = time.monotonic() + 2.0
     while there() != before and time.monotonic() < until:
         time.sleep(0.01)
@@ -394,3 +398,64 @@ def test_the_best_library_that_is_installed_is_imported(monkeypatch):
         assert type(choice.imported_line()) is line
         monkeypatch.setitem(sys.modules, name, None)
     assert choice.imported_line() is None
+
+
+# TLS
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    """Files: a certificate for ``localhost`` that has signed itself, its key, and another certificate."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl makes the certificates")
+    folder = tmp_path_factory.mktemp("certificates")
+    for name in ("server", "other"):
+        command = f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -keyout {name}.key"
+        extra = ["-addext", "subjectAltName=DNS:localhost", "-out", f"{name}.crt"]
+        subprocess.run([*command.split(), *extra], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture
+def tls(server, certificates):
+    """The server over TCP, behind TLS."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates / "server.crt", certificates / "server.key")
+    relay = Relay(server.dsn, context)
+    relay.port = psycopg2.extensions.parse_dsn(relay.dsn)["port"]
+    yield relay
+    relay.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "parameters"),
+    [
+        ("127.0.0.1", ""),
+        ("127.0.0.1", "sslmode=require"),
+        ("127.0.0.1", "sslmode=verify-ca sslrootcert={folder}/server.crt"),
+        ("localhost", "sslmode=verify-full sslrootcert={folder}/server.crt"),
+    ],
+)
+def test_tls_is_spoken_as_libpq_would(nothing_is_left, line, tls, certificates, host, parameters):
+    parameters = parameters.format(folder=certificates)
+    reach(line, f"host={host} port={tls.port} user=postgres dbname=postgres {parameters}", b"postgres")
+    assert tls.encrypted == tls.connections == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "parameters"),
+    [
+        ("127.0.0.1", "sslmode=verify-full sslrootcert={folder}/server.crt"),
+        ("localhost", "sslmode=verify-ca sslrootcert={folder}/other.crt"),
+        ("localhost", "sslmode=require sslrootcert={folder}/other.crt"),
+        ("localhost", "sslmode=verify-ca"),
+        ("localhost", "sslmode=verify-full sslrootcert=/nowhere/root.crt"),
+        ("localhost", "sslmode=require ssl_min_protocol_version=nonsense"),
+    ],
+)
+def test_a_server_that_is_not_proved_to_be_it_gets_no_password(
+    nothing_is_left, line, tls, certificates, host, parameters
+):
+    parameters = parameters.format(folder=certificates)
+    refusal(line, f"host={host} port={tls.port} user=scram password='{SECRET}' dbname=postgres {parameters}")
+    assert tls.encrypted == 0

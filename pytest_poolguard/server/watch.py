@@ -25,6 +25,9 @@ __all__ = ["ServerWatch"]
 #: and a machine that was suspended in between has lost track: those are not judged. What this keeps apart are
 #: backends whose pids are the same by accident, on another server or behind a connection pooler.
 TOLERANCE = 10.0
+#: Seconds by which a backend has to be older than that of our first connection to have been there before us: a
+#: younger one may be ours, too, of a connection that another task or thread opens at the same time.
+ALONGSIDE = 1.0
 
 
 @dataclass
@@ -85,10 +88,7 @@ class ServerWatch:
             return
         own = rows.pop(opening.backend_pid, None)
         if own is not None and _fits(own, opening):
-            # Not who came after it: where the suite went on while we asked, that may be its next connection.
-            server.before = frozenset(
-                (row.pid, row.start) for row in rows.values() if _was_there(row.start, own.start)
-            )
+            server.before = frozenset((row.pid, row.start) for row in rows.values() if _is_older(row, own))
         elif opening.is_closed():  # while we asked: the next connection tells
             del self._servers[opening.server]
         else:
@@ -141,8 +141,8 @@ class ServerWatch:
         return "the server of poolguard_dsn" if self._dsn else server.name
 
 
-def _was_there(start: float | None, then: float | None) -> bool:
-    return start is None or then is None or start <= then
+def _is_older(row: Backend, own: Backend) -> bool:
+    return row.start is None or own.start is None or row.start <= own.start - ALONGSIDE
 
 
 def _fits(row: Backend, opening: Opening) -> bool:
