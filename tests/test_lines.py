@@ -431,7 +431,7 @@ def tls(server, certificates):
     ("host", "parameters"),
     [
         ("127.0.0.1", ""),
-        ("127.0.0.1", "sslmode=require"),
+        ("127.0.0.1", "sslmode=require ssl_min_protocol_version=TLSv1.2 ssl_max_protocol_version=TLSv1.3"),
         ("127.0.0.1", "sslmode=verify-ca sslrootcert={folder}/server.crt"),
         ("localhost", "sslmode=verify-full sslrootcert={folder}/server.crt"),
     ],
