@@ -130,6 +130,7 @@ class Guard:
             self._connected,
             settings.dialects,
             dirty_returns=settings.dirty_returns != "off",
+            is_first=self._is_first,
             on_unwatched=self.tally.unwatched.append,
             holders=self.describe.holders,
         )
@@ -185,6 +186,9 @@ class Guard:
     def _connected(self, opening: Opening, asker: Callable[[], Ask]) -> None:
         if self.server is not None:
             self.server.connected(opening, asker)
+
+    def _is_first(self, opening: Opening) -> bool:
+        return self.server is not None and self.server.is_first(opening)
 
     # faults of our own
 

@@ -13,7 +13,7 @@ __all__ = ["LIBRARIES", "NEVER_IMPORTED", "driver_of"]
 #: For each library the class that is its driver, and the modules that it patches.
 LIBRARIES = {
     "psycopg2": ("Psycopg2", ("psycopg2", "psycopg2.pool")),
-    "psycopg": ("Psycopg", ("psycopg._connection_base", "psycopg.connection")),
+    "psycopg": ("Psycopg", ("psycopg._connection_base", "psycopg.connection", "psycopg.connection_async")),
     "asyncpg": ("Asyncpg", ("asyncpg.connect_utils", "asyncpg.pool")),
     "sqlalchemy": ("SQLAlchemy", ("sqlalchemy",)),
     "psycopg_pool": ("PsycopgPool", ("psycopg_pool.base", "psycopg_pool.pool", "psycopg_pool.pool_async")),

@@ -9,7 +9,7 @@ from typing import Any
 from pytest_poolguard.origin import printable
 from pytest_poolguard.server.statements import Shown, text_of
 
-__all__ = ["PATIENCE", "STATEMENTS", "Ask", "Backend", "Look"]
+__all__ = ["ACTIVE", "ACTIVITY", "PATIENCE", "STATEMENTS", "Ask", "Backend", "Look"]
 
 #: Runs statements on a server over a connection of a moment: the server of the given DSN, else one's own, within
 #: so many seconds. Returns the last statement's rows, texts as bytes; raises Unaskable.
@@ -34,6 +34,7 @@ SELECT pid, coalesce(backend_type, ''), coalesce(state, ''), coalesce(applicatio
 """
 STATEMENTS = (f"SET statement_timeout = {PATIENCE * 1000:.0f}", ACTIVITY)
 CLIENT = b"client backend"
+ACTIVE = b"active"
 
 
 @dataclass(frozen=True)

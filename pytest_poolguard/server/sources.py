@@ -72,6 +72,7 @@ class Sources:
         if server is None:
             server = Server(printable(":".join(str(part) for part in key[:2])), reach)
             server.before = self._watch.look(server)
+            server.looked.set()
             self._watch.servers[key] = server
         if goes_with is not None:
             server.goes_with = goes_with

@@ -39,7 +39,9 @@ def unpacked(plain: dict[str, Any], line: Line) -> tuple[tuple[Any, ...], Server
     """The key and the server of a :func:`packed`, to be reached by a line of this process's."""
     before = Look.of(plain["before"], plain["asked"], plain["asked"]) if plain["before"] else None
     reach = Reach(line, plain["parameters"])
-    return tuple(plain["key"]), Server(plain["name"], reach, knows_us=plain["knows_us"], before=before)
+    server = Server(plain["name"], reach, knows_us=plain["knows_us"], before=before)
+    server.looked.set()
+    return tuple(plain["key"]), server
 
 
 def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,9 +7,10 @@ doubt it is somebody else's. A server that can't be asked is told once, and chan
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pytest_poolguard.drivers.interface import Unaskable
@@ -26,6 +27,9 @@ __all__ = ["TOLERANCE", "Server", "ServerWatch"]
 #: and a machine that was suspended in between has lost track: those are not judged. What this keeps apart are
 #: backends whose pids are the same by accident, on another server or behind a connection pooler.
 TOLERANCE = 10.0
+#: Seconds by which a backend has to be older than that of our first connection to have been there before us: a
+#: younger one may be ours, too, of a connection that another task or thread opens at the same time.
+ALONGSIDE = 1.0
 #: Connections, open or closed, that are remembered of each server, the latest ones.
 REMEMBERED = 2000
 
@@ -41,6 +45,7 @@ class Server:
     knows_us: bool = True  #: it lists our connections when it is asked: no pooler is in between
     before: Look | None = None  #: who was there before us
     goes_with: Owner | None = None  #: the fixture that stops it, in its teardown
+    looked: threading.Event = field(default_factory=threading.Event)  #: who was there is known, or won't be
     opened: dict[int, Opening] = field(default_factory=dict)  #: our connections to it, by the backend's pid
 
     def is_behind(self, opening: Opening, row: Backend) -> bool:
@@ -80,33 +85,46 @@ class ServerWatch:
         """Whether this is the process of the run: a fork of it has inherited connections that are not its."""
         return os.getpid() == self._process
 
+    def is_first(self, opening: Opening) -> bool:
+        """Whether a connection is the first one to its server: :meth:`connected` will ask that."""
+        return opening.server not in self.servers and self.in_own_process
+
     def connected(self, opening: Opening, asker: Callable[[], Ask]) -> None:
         """A watched connection was opened: the first one to each server is the time to see who else is there.
 
-        ``asker`` makes what asks the server that it went to.
+        ``asker`` makes what asks the server that it went to. May be called in any thread.
         """
         if not self.in_own_process:
             return
         server = self.servers.get(opening.server)
         if server is None:
-            server = self._first(opening, asker)
+            new = Server(printable(":".join(str(part) for part in opening.server[:2])), asker())
+            server = self.servers.setdefault(opening.server, new)
+            if server is new:  # else another thread was faster
+                try:
+                    self._look_around(server, opening)
+                finally:
+                    server.looked.set()
         server.remember(opening)
 
-    def _first(self, opening: Opening, asker: Callable[[], Ask]) -> Server:
-        new = Server(printable(":".join(str(part) for part in opening.server[:2])), asker())
-        server = self.servers.setdefault(opening.server, new)
-        look = self.look(server) if server is new else None  # else another thread was faster
-        if look is not None:
-            own = look.backends.pop(opening.backend_pid or 0, None)
+    def _look_around(self, server: Server, opening: Opening) -> None:
+        look = self.look(server)
+        if look is None:
+            return
+        own = look.backends.pop(opening.backend_pid or 0, None)
+        if own is not None and _fits(own, opening):
+            older = {pid: row for pid, row in look.backends.items() if _is_older(row, own)}
+            server.before = replace(look, backends=older)
+        elif opening.is_closed():  # while we asked: the next connection tells
+            del self.servers[opening.server]
+        else:
             server.before = look
-            server.knows_us = own is not None and _fits(own, opening)
-            if not server.knows_us:
-                self._notices.append(
-                    f"{self.asked(server)} does not list a connection that was just opened to {server.name} (a "
-                    "connection pooler in between, another server, or a role that may not see it): what is left "
-                    "open there is not checked"
-                )
-        return server
+            server.knows_us = False
+            self._notices.append(
+                f"{self.asked(server)} does not list a connection that was just opened to {server.name} (a "
+                "connection pooler in between, another server, or a role that may not see it): what is left open "
+                "there is not checked"
+            )
 
     def backends(self, openings: Iterable[Opening]) -> dict[Opening, dict[str, str]]:
         """What the server says of the backends of some connections.
@@ -120,8 +138,10 @@ class ServerWatch:
             by_server.setdefault(opening.server, []).append(opening)
         for key, those in by_server.items():
             server = self.servers.get(key)
-            look = self.look(server) if server is not None and server.knows_us else None
-            if server is None or look is None or not self.in_own_process:
+            if server is None or not server.knows_us or not self.in_own_process:
+                continue
+            look = self.look(server) if server.looked.wait(PATIENCE) else None
+            if look is None:
                 continue
             for opening in those:
                 row = look.backends.get(opening.backend_pid or 0)
@@ -170,6 +190,10 @@ class ServerWatch:
     def asked(self, server: Server) -> str:
         """The name of what is asked in a server's stead, or its own."""
         return "the server of poolguard_dsn" if self.dsn else server.name
+
+
+def _is_older(row: Backend, own: Backend) -> bool:
+    return row.start is None or own.start is None or row.start <= own.start - ALONGSIDE
 
 
 def _fits(row: Backend, opening: Opening) -> bool:

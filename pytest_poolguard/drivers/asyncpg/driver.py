@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
@@ -17,8 +18,11 @@ from typing import Any
 
 from pytest_poolguard.drivers.asyncpg.limits import Limited
 from pytest_poolguard.drivers.asyncpg.notes import Notes
-from pytest_poolguard.drivers.asyncpg.objects import is_closing, state, terminate
+from pytest_poolguard.drivers.asyncpg.objects import is_closing, place_of, state, terminate
 from pytest_poolguard.drivers.interface import State, Terms, Unsupported, Watch
+from pytest_poolguard.drivers.lines.asyncpg import AsyncpgLine
+from pytest_poolguard.drivers.looking import first_look
+from pytest_poolguard.drivers.moment import Reach
 from pytest_poolguard.drivers.patching import Patches, class_tree
 from pytest_poolguard.records import Checkout
 
@@ -137,6 +141,12 @@ class Asyncpg:
                     opening = watch.ledger.opened(connection, notes.driver)
                     opening.backend_pid = state(connection).backend_pid
                     notes.holder(opening.opened)
+                    if opening.backend_pid is not None:  # else it is a mock
+                        place = place_of(connection)
+                        opening.server = place.host, place.port, place.user
+                        line = AsyncpgLine(sys.modules["asyncpg"])
+                        asker = Reach(line, {"place": place})
+                        await first_look(watch, opening, lambda: asker, connection.terminate)
             return connection
 
         return _connect

@@ -31,7 +31,7 @@ from pytest_poolguard.drivers.moment import APPLICATION, PARTING, Refused, Unrea
 __all__ = ["AsyncpgLine"]
 
 #: Types that are text: their binary form is the text itself.
-TEXTS = ("text", "name", "varchar", "bpchar", "char")
+TEXTS = {18: "char", 19: "name", 25: "text", 1042: "bpchar", 1043: "varchar"}
 #: Seconds by which a loop may overrun the deadline that it was given.
 SLACK = 0.5
 
@@ -107,8 +107,10 @@ class AsyncpgLine:
             **{name: arguments.get(name) for name in accepted},
         )
         try:
-            for name in TEXTS:
-                await own.set_type_codec(name, schema="pg_catalog", encoder=bytes, decoder=bytes, format="binary")
+            # As set_type_codec() does, which may ask the server first, and refuses "name" in asyncpg 0.29.
+            settings = own._protocol.get_settings()  # noqa: SLF001
+            for oid, name in TEXTS.items():
+                settings.add_python_codec(oid, name, "pg_catalog", [], "scalar", bytes, bytes, "binary")
             await own.execute("SET client_encoding TO 'SQL_ASCII'")
         except BaseException:
             own.terminate()

@@ -37,6 +37,7 @@ class Pg8000Line:
 
     def __init__(self, pg8000: ModuleType) -> None:
         self._core: Any = pg8000.core
+        self._own: type[Exception] = pg8000.Error
 
     def parse(self, dsn: str) -> dict[str, Any]:
         """The parameters of a DSN."""
@@ -60,7 +61,7 @@ class Pg8000Line:
 
     def _logged_in(self, place: Place, line: socket.socket, deadline: float) -> _Connection:
         try:
-            with _refusals():
+            with self._refusals():
                 line.settimeout(left(deadline))
                 core = self._core.CoreConnection(
                     place.user,
@@ -84,7 +85,7 @@ class Pg8000Line:
     def rows(self, connection: Any, statements: Sequence[str], deadline: float) -> list[tuple[Any, ...]]:
         """The rows of the last statement."""
         rows: Sequence[Any] = ()
-        with _refusals():
+        with self._refusals():
             for statement in statements:
                 connection.socket.settimeout(left(deadline))
                 rows = connection.core.execute_simple(statement).rows or ()
@@ -93,6 +94,22 @@ class Pg8000Line:
     def part(self, connection: Any) -> None:
         """Close the connection."""
         part(connection.socket.fileno(), lambda: _close(connection))
+
+    @contextlib.contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """Turn what pg8000 raises, which may be anything, into Refused or TimeoutError."""
+        try:
+            yield
+        except Exception as error:
+            chain = list(_chain(error))
+            if any(isinstance(one, TimeoutError) for one in chain):
+                raise TimeoutError from None
+            # A server that refuses closes the connection, which then fails, too: its own words come first.
+            said = [one.args[0]["M"] for one in chain if one.args and isinstance(one.args[0], dict)]
+            failed = [reason(one) for one in chain if isinstance(one, OSError)]
+            own = [str(one) for one in chain if isinstance(one, self._own)]
+            # Other texts than these may hold anything.
+            raise Refused(str([*said, *failed, *own, type(error).__name__][0])) from None
 
 
 def _close(connection: _Connection) -> None:
@@ -103,22 +120,6 @@ def _close(connection: _Connection) -> None:
 
 def _raw(text: str) -> bytes:
     return text.encode("latin-1")
-
-
-@contextlib.contextmanager
-def _refusals() -> Iterator[None]:
-    """Turn what pg8000 raises, which may be anything, into Refused or TimeoutError."""
-    try:
-        yield
-    except Exception as error:
-        chain = list(_chain(error))
-        if any(isinstance(one, TimeoutError) for one in chain):
-            raise TimeoutError from None
-        # A server that refuses closes the connection, which then fails, too: its own words come first.
-        said = [one.args[0]["M"] for one in chain if one.args and isinstance(one.args[0], dict)]
-        failed = [reason(one) for one in chain if isinstance(one, OSError)]
-        # Other texts than these may hold anything.
-        raise Refused(str([*said, *failed, type(error).__name__][0])) from None
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

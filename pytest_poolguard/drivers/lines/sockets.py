@@ -15,9 +15,10 @@ __all__ = ["attempts", "connected", "left", "reason"]
 
 #: The message that asks for TLS: its length, and a number that no version of the protocol has.
 SSL_REQUEST = bytes.fromhex("00000008 04d2162f")
+#: libpq's names; Python warns of the first two, and has a word for whatever is the oldest that it speaks.
 VERSIONS = {
-    "TLSv1": ssl.TLSVersion.TLSv1,
-    "TLSv1.1": ssl.TLSVersion.TLSv1_1,
+    "TLSv1": ssl.TLSVersion.MINIMUM_SUPPORTED,
+    "TLSv1.1": ssl.TLSVersion.MINIMUM_SUPPORTED,
     "TLSv1.2": ssl.TLSVersion.TLSv1_2,
     "TLSv1.3": ssl.TLSVersion.TLSv1_3,
 }
