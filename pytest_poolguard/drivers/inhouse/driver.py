@@ -43,7 +43,7 @@ class InHouse:
     def begin(self, watch: Watch) -> None:
         """Report to a run from now on."""
         self._watch = watch
-        self._desk = Desk(watch, self)
+        self._desk = Desk(watch, self, self._name.release)
 
     @property
     def modules(self) -> Mapping[str, Callable[[ModuleType], None]]:
