@@ -360,3 +360,66 @@ async def test_it(pool):
         await pool.checkin(conn)
 """,
     ).assert_silent(passed=1)
+
+
+def test_a_release_that_is_not_told_which_connection_gets_none_that_comes_too_late(run):  # noqa: F811
+    result = run(
+        """
+@pytest.mark.pool(timeout=2)
+def test_it(pool):
+    pool.checkout()
+    pool.checkin()
+""",
+        pool="""
+import os, threading
+import psycopg2
+
+class Pool:
+    def __init__(self):
+        self.slots, self.conn = threading.Semaphore(1), psycopg2.connect(os.environ["SUITE_DSN"])
+
+    def checkout(self):
+        self.slots.acquire()
+        return self.conn
+
+    def checkin(self):
+        self.slots.release()
+
+    def shutdown(self):
+        self.conn.close()
+""",
+    )
+    result.assert_silent(passed=1)
+    assert "checkout can't be ended by a timeout: its release takes no connection" in result.text
+
+
+@pytest.mark.parametrize(
+    ("answer", "raised"),
+    [("return {}", ""), ("asyncio.current_task().cancel(); raise", "asyncio.CancelledError")],
+)
+def test_a_coroutine_with_an_answer_of_its_own_to_a_timeout_keeps_it(run, answer, raised):  # noqa: F811
+    pool = ASYNC_POOL.replace(
+        "        return await self.idle.get()\n",
+        "        try:\n            return await self.idle.get()\n"
+        "        except asyncio.CancelledError:\n            " + answer.format("self.spare") + "\n",
+    )
+    run(
+        f"""
+@pytest.mark.pool(timeout=0.1)
+async def test_it(pool):
+    taken = [await pool.checkout() for _ in range(2)]
+    pool.spare = await pool.idle.get()
+    task = asyncio.create_task(pool.checkout())
+    with {f"pytest.raises({raised})" if raised else "contextlib.nullcontext()"}:
+        assert await task is pool.spare
+        assert getattr(task, "cancelling", int)() == 0
+        await pool.checkin(pool.spare)
+    for conn in taken:
+        await pool.checkin(conn)
+    if {bool(raised)}:
+        await pool.spare.close()
+""",
+        "-oasyncio_mode=auto",
+        pool=pool,
+        header=ASYNC_HEADER,
+    ).assert_silent(passed=1)
