@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -41,6 +40,7 @@ from pytest_poolguard.server.statements import Shown
 from pytest_poolguard.server.travel import Announcer
 from pytest_poolguard.server.watch import ServerWatch
 from pytest_poolguard.settings import Settings
+from pytest_poolguard.shield import Shield
 from pytest_poolguard.tally import Tally
 from pytest_poolguard.unclosed import Unclosed
 
@@ -134,6 +134,8 @@ class Guard:
             on_unwatched=self.tally.unwatched.append,
             holders=self.describe.holders,
         )
+        self._looking = self.shield("looking at a test's connections")
+        self._judging = self.shield("judging an owner")
         self._drivers: dict[str, Driver] = {}
         self.added: list[AddedDriver] = []
 
@@ -206,13 +208,9 @@ class Guard:
         if text not in self.tally.faults:
             self.tally.faults.append(text)
 
-    @contextmanager
-    def shield(self, doing: str, *, books: bool = False) -> Iterator[None]:
+    def shield(self, doing: str, *, books: bool = False) -> Shield:
         """Keep exceptions of our own out of the run; ``books`` where they make the books unreliable."""
-        try:
-            yield
-        except Exception as error:
-            (self.lose_the_books if books else self.fault)(doing, error)
+        return Shield(self.lose_the_books if books else self.fault, doing)
 
     # tests
 
@@ -248,8 +246,9 @@ class Guard:
     def _test_ends(self, test: Owner) -> None:
         if self.is_in_a_fork:
             return
-        with self.shield("looking at a test's connections"):
-            self.judge.look(test)
+        with self._looking:
+            if test.out:
+                self.judge.look(test)
             if self.unclosed.has_to_do(test):
                 self.unclosed.look(test)
 
@@ -266,11 +265,14 @@ class Guard:
     def _owner_ended(self, owner: Owner) -> None:
         if self.is_in_a_fork:
             return
-        has_to_do = owner.out or owner.dropped or self.ledger.session.out or self.unclosed.has_to_do(owner)
-        if not has_to_do:
+        has_out, has_open = bool(owner.out or owner.dropped), self.unclosed.has_to_do(owner)
+        if not (has_out or has_open or self.ledger.session.out or self.unclosed.any_waiting):
             return
-        with self.shield("judging an owner"):
-            findings = self.judge.end(owner) + self.unclosed.end(owner, failed=self.test_failed)
+        with self._judging:
+            self.unclosed.strike_out_closed()
+            findings = self.judge.end(owner) if has_out else []
+            if has_open:
+                findings += self.unclosed.end(owner, failed=self.test_failed)
             test = owner if owner.kind == "test" else self.owners.test
             here = test is not None and test.phase == "teardown"
             for finding in findings:
@@ -281,7 +283,7 @@ class Guard:
                     self.found.append(finding)
                 else:
                     self._found_outside([finding])
-            if owner.kind == "test":
+            if owner.kind == "test" and self.ledger.outstanding():
                 self._found_outside(self.judge.dropped())
 
     def take_findings(self) -> list[Finding]:
@@ -296,12 +298,15 @@ class Guard:
 
     def may_still_fail(self) -> bool:
         """Whether a test that has passed so far could still be found at fault in its teardown."""
-        out = self.ledger.outstanding()
-        held = any(checkout.owner is not self.ledger.session for checkout in out)
-        test = self.owners.test
-        held = held or any(owner.dropped for owner in (*self.owners.fixtures, *([test] if test else ())))
-        late = bool(self.ledger.overdue or self.ledger.dirty) or self.unclosed.may_fail()
-        return held or late or self.expected.leaks is not None or self.each_test is not None
+        ledger, test = self.ledger, self.owners.test
+        return (
+            any(checkout.owner is not ledger.session for checkout in ledger.outstanding())
+            or any(owner.dropped for owner in (*self.owners.fixtures, *([test] if test else ())))
+            or bool(ledger.overdue or ledger.dirty)
+            or self.unclosed.may_fail()
+            or self.expected.leaks is not None
+            or self.each_test is not None
+        )
 
     # the session
 

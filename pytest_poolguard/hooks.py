@@ -132,34 +132,43 @@ class TestHooks:
     def __init__(self, guard: Guard) -> None:
         self.guard = guard
         self.settling = Settling(guard)
+        shield = guard.shield
+        self._at_begin = shield("beginning a test", books=True)
+        self._at_body = shield("beginning a test's body", books=True)
+        self._at_teardown = shield("beginning a test's teardown", books=True)
+        self._at_end = shield("ending a test")
+        self._at_fixture = shield("beginning a fixture", books=True)
+        self._at_fixture_end = shield("ending a fixture's set-up", books=True)
+        self._at_report = shield("settling a report")
+        self._at_finish = shield("finishing a test")
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
         try:
             return (yield)
         finally:
-            with self.guard.shield("finishing a test"):
+            with self._at_finish:
                 self.settling.finish(item)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, None, None]:
-        with self.guard.shield("beginning a test", books=True):
+        with self._at_begin:
             self.guard.begin_test(item)
         return (yield)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_call(self) -> None:
-        with self.guard.shield("beginning a test's body", books=True):
+        with self._at_body:
             self.guard.owners.enter("body")
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self) -> Generator[None, None, None]:
-        with self.guard.shield("beginning a test's teardown", books=True):
+        with self._at_teardown:
             self.guard.owners.enter("teardown")
         try:
             return (yield)
         finally:
-            with self.guard.shield("ending a test"):
+            with self._at_end:
                 self.guard.end_test()
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -168,12 +177,12 @@ class TestHooks:
     ) -> Generator[None, object, object]:
         owners = self.guard.owners
         before = owners.ledger.present
-        with self.guard.shield("beginning a fixture", books=True):
+        with self._at_fixture:
             owners.begin_fixture(fixturedef, request)
         try:
             return (yield)
         finally:
-            with self.guard.shield("ending a fixture's set-up", books=True):
+            with self._at_fixture_end:
                 owners.end_setup(fixturedef, before)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -181,7 +190,7 @@ class TestHooks:
         self, item: pytest.Item
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
-        with self.guard.shield("settling a report"):
+        with self._at_report:
             if report.when == "teardown":
                 self.guard.announce(report)
             return self.settling.made(item, report)

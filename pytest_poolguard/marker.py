@@ -31,7 +31,13 @@ class Expectations:
 
     def limits(self, timeout: float | None) -> Limits:
         """What holds while the test runs; ``timeout`` where the marker has none."""
+        if self is NONE and timeout is None:
+            return NO_LIMITS
         return Limits(self.max, timeout if self.timeout is None else self.timeout, self.hold)
+
+
+#: Of a test that has no marker, and what that means: one of each for all.
+NONE, NO_LIMITS = Expectations(), Limits()
 
 
 def expectations(item: pytest.Item) -> Expectations:
@@ -43,7 +49,7 @@ def expectations(item: pytest.Item) -> Expectations:
             given.pop("reason", None)
         for name, value in given.items():
             arguments.setdefault(name, value)
-    return Expectations(**arguments)
+    return Expectations(**arguments) if arguments else NONE
 
 
 def refuse_wrong_markers(collector: pytest.Collector, report: pytest.CollectReport) -> None:

@@ -139,7 +139,10 @@ class Owners:
 
     def _fixture(self, fixturedef: fixtures.FixtureDef[Any], request: pytest.FixtureRequest) -> Owner:
         xunit = XUNIT_FIXTURE.match(fixturedef.argname)
-        code = getattr(inspect.unwrap(fixturedef.func), "__code__", None)
+        function = fixturedef.func
+        if hasattr(function, "__wrapped__"):  # asked here, for every fixture of every test: unwrap() is dearer
+            function = inspect.unwrap(function)
+        code = getattr(function, "__code__", None)
 
         def value() -> object:
             if xunit:  # what such a function makes, it keeps on the class or module

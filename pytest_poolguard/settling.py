@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_poolguard.failure import fail
-from pytest_poolguard.findings import FAILED
+from pytest_poolguard.findings import FAILED, Finding
 from pytest_poolguard.guard import Guard
 from pytest_poolguard.origin import printable
 from pytest_poolguard.reports.text import blocks
@@ -53,19 +53,25 @@ class Settling:
         held = guard.deferral.report
         bearer = held or teardown
         try:
-            verdict = decide(
-                guard.take_findings(),
-                guard.expected,
-                mode=guard.settings.mode,
-                may_fail=self._status in ("passed", "failed"),
-            )
-            if bearer is not None and (verdict.findings or verdict.fails):
-                told = self._tell(item, bearer, verdict, item.config.get_verbosity())
-                guard.tally.carry(bearer, verdict.findings, told=told)
-            if verdict.unmet and not verdict.fails:  # no failure tells it
-                guard.tally.notices.append(f"{printable(item.nodeid)}: {verdict.unmet}")
+            findings = guard.take_findings()
+            if findings or guard.expected.leaks is not None:  # mostly there is nothing to decide
+                self._bring(findings, item, bearer)
         finally:
             guard.deferral.release(item)
+
+    def _bring(self, findings: list[Finding], item: pytest.Item, bearer: pytest.TestReport | None) -> None:
+        guard = self._guard
+        verdict = decide(
+            findings,
+            guard.expected,
+            mode=guard.settings.mode,
+            may_fail=self._status in ("passed", "failed"),
+        )
+        if bearer is not None and (verdict.findings or verdict.fails):
+            told = self._tell(item, bearer, verdict, item.config.get_verbosity())
+            guard.tally.carry(bearer, verdict.findings, told=told)
+        if verdict.unmet and not verdict.fails:  # no failure tells it
+            guard.tally.notices.append(f"{printable(item.nodeid)}: {verdict.unmet}")
 
     def _tell(self, item: pytest.Item, bearer: pytest.TestReport, verdict: Verdict, verbosity: int) -> bool:
         """Put a verdict into words where they belong; whether pytest will print them."""

@@ -69,7 +69,16 @@ class Unclosed:
 
     def has_to_do(self, owner: Owner) -> bool:
         """Whether there is anything to look at when an owner ends."""
-        return bool(owner.opened or owner.made or self._waiting)
+        return bool(owner.opened or owner.made)
+
+    @property
+    def any_waiting(self) -> bool:
+        """Whether something that was open at the end of its owner waits for the end of the run."""
+        return bool(self._waiting)
+
+    def strike_out_closed(self) -> None:
+        """Let nothing wait that was closed since: once it is collected, nobody could tell any more."""
+        self._waiting = [suspect for suspect in self._waiting if suspect.is_open()]
 
     def may_fail(self) -> bool:
         """Whether something that is there now could fail a test when it ends."""
@@ -89,7 +98,6 @@ class Unclosed:
         ``failed``: its test has failed already, or was skipped in the middle: what it did not come to close, and
         what its traceback keeps, goes with it.
         """
-        self._waiting = [suspect for suspect in self._waiting if suspect.is_open()]
         if owner not in self._seen:
             self.look(owner)
         suspects = [suspect for suspect in self._seen.pop(owner) if suspect.is_open() and not _is_gone(suspect)]

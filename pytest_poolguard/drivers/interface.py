@@ -50,6 +50,8 @@ class Terms:
     #: "taker": a session takes its connection when it is used, and returns it when it is closed itself.
     giver: str = "pool"
     with_returns: bool = False  #: ``with``, or ``async with``, around the call of ``take`` returns the connection
+    commit: str = "commit()"  #: what keeps what was written
+    rollback: str = "rollback()"  #: what gives it up
     in_house: bool = False  #: the pool's class may be the project's own, and is watched for all that
 
 

@@ -15,7 +15,15 @@ LIBRARIES = {
     "psycopg2": ("Psycopg2", ("psycopg2", "psycopg2.pool")),
     "psycopg": ("Psycopg", ("psycopg._connection_base", "psycopg.connection", "psycopg.connection_async")),
     "asyncpg": ("Asyncpg", ("asyncpg.connect_utils", "asyncpg.pool")),
-    "sqlalchemy": ("SQLAlchemy", ("sqlalchemy",)),
+    "sqlalchemy": (
+        "SQLAlchemy",
+        (
+            "sqlalchemy",
+            "sqlalchemy.orm.session",
+            "sqlalchemy.ext.asyncio.engine",
+            "sqlalchemy.ext.asyncio.session",
+        ),
+    ),
     "psycopg_pool": ("PsycopgPool", ("psycopg_pool.base", "psycopg_pool.pool", "psycopg_pool.pool_async")),
 }
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
+from pytest_poolguard.drivers import dirty
 from pytest_poolguard.drivers.asyncpg.limits import Limited
 from pytest_poolguard.drivers.asyncpg.notes import Notes
 from pytest_poolguard.drivers.asyncpg.objects import is_closing, place_of, state, terminate
@@ -35,6 +36,8 @@ TERMS = Terms(
     cure="use `async with pool.acquire() as conn:`",
     discard="conn.terminate()",
     with_returns=True,
+    commit="COMMIT",
+    rollback="ROLLBACK",
 )
 
 
@@ -223,6 +226,9 @@ class Asyncpg:
                         notes.comes_late(connection)
                 except Exception as error:
                     watch.on_fault("noting a return", error)
+            answer = None
+            if watch.dirty_returns and checkout is not None and checkout.returned:
+                answer = await dirty.asyncpg_wrote(known)
             try:
                 result = await original(self, connection, timeout=timeout)
             except Exception as error:  # one that is cancelled goes on in a task of its own
@@ -231,6 +237,8 @@ class Asyncpg:
                 raise
             if limited.any_grown:
                 limited.cut_down(self)
+            if answer is not None and checkout is not None:
+                dirty.settle(watch, checkout, answer)
             return result
 
         return release
