@@ -32,6 +32,7 @@ from pytest_poolguard.records import Limits, Opening, Owner
 from pytest_poolguard.server.activity import Ask
 from pytest_poolguard.server.watch import ServerWatch
 from pytest_poolguard.settings import Settings
+from pytest_poolguard.stuck import Stuck
 from pytest_poolguard.tally import Tally
 from pytest_poolguard.unclosed import Unclosed
 
@@ -78,6 +79,9 @@ class Guard:
         self.test_failed = False  #: the present test, or was skipped: before its teardown
         self.leftovers = Leftovers(self.ledger, tree, self.describe)
         self.server = ServerWatch(settings.dsn, self.tally.notices) if settings.server != "off" else None
+        self.stuck = (
+            Stuck(self.server, self.ledger, self.owners, tree, self.tally.notices) if self.server else None
+        )
         self.watch = Watch(
             self.ledger,
             self.lose_the_books,
@@ -131,12 +135,16 @@ class Guard:
     def stop(self) -> None:
         """Watch no longer, and give everything back as it was."""
         self.watch.active = False
+        if self.stuck is not None:
+            self.stuck.lookout.stop()
         for driver in (*self._drivers.values(), *self.added):
             driver.undo()
 
     def _connected(self, opening: Opening, asker: Callable[[], Ask]) -> None:
         if self.server is not None:
             self.server.connected(opening, asker)
+        if self.stuck is not None:
+            self.stuck.watch()
 
     # faults of our own
 
@@ -172,6 +180,8 @@ class Guard:
         self.ledger.dirty = []
         self.expected = expectations(item)
         self.owners.begin_test(item, self.expected.limits(self.settings.timeout))
+        if self.stuck is not None:
+            self.stuck.watch()
 
     def end_test(self) -> None:
         """A test's teardown is over."""

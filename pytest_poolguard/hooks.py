@@ -124,6 +124,8 @@ class TestHooks:
         finally:
             with self.guard.shield("finishing a test"):
                 self.settling.finish(item)
+                if self.guard.stuck is not None:
+                    self.guard.stuck.interrupted(item)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, None, None]:
@@ -162,9 +164,12 @@ class TestHooks:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(
-        self, item: pytest.Item
+        self, item: pytest.Item, call: pytest.CallInfo[Any]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
+        if self.guard.stuck is not None:
+            with self.guard.shield("looking at who is in the way"):
+                self.guard.stuck.tell(item, report, call.excinfo.value if call.excinfo is not None else None)
         with self.guard.shield("settling a report"):
             return self.settling.made(item, report)
         return report
@@ -174,3 +179,14 @@ class TestHooks:
         self.guard.deferral.saw(report)
         if not self.guard.is_controller:
             self.guard.tally.add_report(report)
+
+    @pytest.hookimpl(optionalhook=True, tryfirst=True)
+    def pytest_timeout_set_timer(self, settings: Any) -> None:
+        """pytest-timeout's: by this method of its it ends the whole process, and there will be no report."""
+        if self.guard.stuck is not None and settings.method == "thread":
+            self.guard.stuck.lookout.killed_in(settings.timeout)
+
+    @pytest.hookimpl(optionalhook=True, tryfirst=True)
+    def pytest_timeout_cancel_timer(self) -> None:
+        if self.guard.stuck is not None:
+            self.guard.stuck.lookout.killed_in(None)

@@ -97,6 +97,7 @@ class Psycopg:
                     opening.backend_pid = driver.state(self).backend_pid
                     if opening.backend_pid is not None:  # else it is a mock
                         opening.server = libpq.server_of(self)
+                        opening.database = self.info.dbname
                         watch.on_connected(opening, functools.partial(driver._asker, self))
                 except Exception as error:
                     watch.on_fault("noting a new connection", error)

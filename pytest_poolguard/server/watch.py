@@ -6,10 +6,11 @@ doubt it is somebody else's. A server that can't be asked is told once, and chan
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_poolguard.drivers.interface import Unaskable
@@ -34,6 +35,7 @@ class _Server:
     ask: Ask
     answers: bool = True  #: it lists our connections when it is asked
     before: frozenset[tuple[int, float | None]] = frozenset()  #: who was there before us: pid, start
+    databases: set[str] = field(default_factory=set)  #: that we were connected to
 
     def is_behind(self, opening: Opening, row: Backend) -> bool:
         """Whether a backend with the pid of a connection's is that connection's."""
@@ -54,6 +56,11 @@ class ServerWatch:
         self._process = os.getpid()
 
     @property
+    def can_ask(self) -> bool:
+        """Whether there is a server that lists our connections."""
+        return any(server.answers for server in list(self._servers.values()))
+
+    @property
     def in_own_process(self) -> bool:
         """Whether this is the process of the run: a fork of it has inherited connections that are not its."""
         return os.getpid() == self._process
@@ -63,11 +70,15 @@ class ServerWatch:
 
         ``asker`` makes what asks the server that it went to.
         """
-        if opening.server in self._servers or not self.in_own_process:
+        known = self._servers.get(opening.server)
+        if known is not None:
+            known.databases.add(opening.database)
+        if known is not None or not self.in_own_process:
             return
         server = _Server(printable(":".join(str(part) for part in opening.server[:2])), asker())
         if self._servers.setdefault(opening.server, server) is not server:
             return  # another thread was faster
+        server.databases.add(opening.database)
         rows = self._activity(server)
         if rows is None:
             return
@@ -101,6 +112,19 @@ class ServerWatch:
                 if row is not None and server.is_behind(opening, row):
                     found[opening] = row.words()
         return found
+
+    def ask_each(self, statements: Sequence[str]) -> Iterator[tuple[Any, _Server, list[tuple[Any, ...]]]]:
+        """What each server that lists our connections answers to some statements, by its key in openings.
+
+        One that does not answer is left out, and nothing is said of it.
+        """
+        for key, server in list(self._servers.items()) if self.in_own_process else ():
+            rows = None
+            if server.answers:
+                with contextlib.suppress(Exception):
+                    rows = server.ask(statements, self._dsn, PATIENCE)
+            if rows is not None:
+                yield key, server, rows
 
     def _activity(self, server: _Server) -> dict[int | None, Backend] | None:
         """Who is connected to a server, by pid; None if it can't be asked, which is told once."""
