@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 
-import psycopg2
 import pytest
 
 SECTION = "poolguard: who was in the way"
@@ -87,7 +84,9 @@ def test_b():
     ((who, facts),) = sessions(section(run))
     assert re.fullmatch(r"opened at test_suite\.py:\d+ in connect, by test test_a", who)
     assert facts[1] == f"holds RowExclusiveLock on {name}"
-    assert re.fullmatch(rf"idle in transaction for [\d.]+ m?s, last statement: UPDATE {name} SET id = \?.*", facts[0])
+    assert re.fullmatch(
+        rf"idle in transaction for [\d.]+ m?s, last statement: UPDATE {name} SET id = \?.*", facts[0]
+    )
     assert "4711" not in section(run)
     assert "12345" not in section(run)
     assert run.data["faults"] == []
@@ -220,9 +219,8 @@ def test_a_stranger_is_no_connection_of_this_run(stuck, suite, name):
     suite.file("stranger.py", STRANGER.replace("NAME", name))
     run = stuck(BEHIND_A_STRANGER)
     who, facts = sessions(section(run))[-1]
-    assert who.startswith(r"not opened by this process: application the \x1b[31m importer, role ") or (
-        who.startswith("not opened by this process: application the ?[31m importer, role ")
-    )
+    who = who.replace("?[31m", r"\x1b[31m")  # the server of older versions replaces it itself
+    assert who.startswith(r"not opened by this process: application the \x1b[31m importer, role ")
     assert facts[0].startswith("idle in transaction for ")
     assert facts[0].endswith(f"last statement: LOCK TABLE {name}; SELECT ?")
     assert facts[1] == f"holds AccessExclusiveLock on {name}"
@@ -244,7 +242,7 @@ def test_off_says_nothing(stuck):
     [
         "assert 0",
         "execute(admin, 'SELECT nothing')",
-        "execute(admin, \"SET statement_timeout = 100; SELECT pg_sleep(5)\")",
+        'execute(admin, "SET statement_timeout = 100; SELECT pg_sleep(5)")',
     ],
     ids=["assertion", "syntax", "slow"],
 )
