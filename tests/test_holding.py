@@ -14,11 +14,13 @@ from psycopg2.extras import wait_select
 
 from pytest_poolguard.drivers.lines import PqLine, Psycopg2Line
 from pytest_poolguard.drivers.moment import ask
+from pytest_poolguard.records import Opening, Owner
 from pytest_poolguard.reports import locks
 from pytest_poolguard.server.activity import Backend
 from pytest_poolguard.server.contention import Contention, Session, merged, named_in
 from pytest_poolguard.server.holding import HOLDING, Holding, Lock, advisory_key, holdings
 from pytest_poolguard.server.lasting import LASTING, Lasting, lasting, left
+from pytest_poolguard.server.watch import ServerWatch
 from pytest_poolguard.sqlstate import refusal
 
 
@@ -28,7 +30,7 @@ def holding(pid, *, kind="", about="", blockers="", application=b"", hidden=Fals
         pid, b"" if hidden else b"client backend", b"" if hidden else b"active", application, b"", 1.0, 2.0, 3.0
     )
     given = {"database": "shop", "user": "clerk", "transaction_age": 1.0, "wait_type": "", "wait_event": ""}
-    given |= {"strongest": "", "tables": "", "has_written": False, "advisory": ()} | more
+    given |= {"strongest": "", "tables": "", "advisory": ()} | more
     pids = tuple(int(one) for one in blockers.split())
     return Holding(backend, lock=Lock(kind, "ShareLock" if kind else "", about), blockers=pids, **given)
 
@@ -311,6 +313,41 @@ def test_each_of_several_servers_is_named():
     text = locks.connected([look(session), Contention("other:5432", {1: session})], ["shop"])
     assert "(db:5432):" in text
     assert "(other:5432):" in text
+
+
+def test_a_server_that_fails_to_answer_is_left_out_and_nothing_is_said():
+    def ask(statements, dsn, seconds):
+        if statements == HOLDING:
+            raise OSError
+        return [(7, b"client backend", b"idle", b"", b"", 0.0, 0.0, 1.0)]
+
+    notices = []
+    watch = ServerWatch("", notices)
+    assert not watch.can_ask
+    opening = Opening(ServerWatch, None, [], Owner("test", "test_it"), None)
+    opening.server, opening.backend_pid = ("somewhere", 5432, "clerk"), 7
+    watch.connected(opening, lambda: ask)
+    assert watch.can_ask
+    assert list(watch.ask_each(HOLDING)) == []
+    assert [(key, len(rows)) for key, _, rows in watch.ask_each(LASTING)] == [(opening.server, 1)]
+    assert notices == []
+
+
+def test_a_server_knows_the_databases_that_the_run_was_connected_to(suite, dsn):
+    run = suite.run(
+        """
+def test_it(request):
+    import psycopg
+    psycopg2.connect(DSN).close()
+    psycopg2.connect(DSN, dbname="template1").close()
+    psycopg.connect(DSN, dbname="postgres").close()
+    from pytest_poolguard.plugin import STANDBY
+    watch = request.config.stash[STANDBY].guard().server
+    ((key, server, _),) = watch.ask_each(("SELECT 1",))
+    assert server.databases == {"postgres", "template1"}
+"""
+    )
+    run.assert_silent(passed=1)
 
 
 # what the server has refused

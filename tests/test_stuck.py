@@ -78,7 +78,7 @@ def test_b():
     finally:
         conn.close()
 """,
-        *(("-n1",) if processes else ()),
+        *(("-n2", "--dist=loadfile") if processes else ()),
     )
     assert "the server does not say whose it was" in section(run)
     ((who, facts),) = sessions(section(run))
@@ -105,6 +105,17 @@ def test_b(locked): pass
     )
     run.result.stdout.fnmatch_lines(["*ERROR at setup of test_b*", f"-*{SECTION}*"])
     assert "by test test_a" in section(run)
+
+
+def test_a_statement_that_was_canceled_at_a_row_is_told_too(stuck):
+    run = stuck(
+        """
+def test_b():
+    kept.append(connect(options="-c statement_timeout=200"))
+    execute(kept[-1], "DELETE FROM NAME")
+"""
+    )
+    assert [who.partition(" in ")[2] for who, _ in sessions(section(run))] == ["connect, by test test_a"]
 
 
 # a database that is in use
@@ -183,6 +194,25 @@ def test_b():
     assert len(found) == 2
     assert all(who.endswith("in connect, by test test_b") for who, _ in found)
     assert "advisory lock" in section(run)
+
+
+def test_each_role_sees_its_own_and_all_are_told(stuck):
+    run = stuck(
+        """
+@pytest.fixture
+def guest():
+    execute(admin, "CREATE ROLE NAME_guest LOGIN", "GRANT ALL ON NAME TO NAME_guest")
+    conn = connect(user="NAME_guest")
+    yield conn
+    conn.close()
+    execute(admin, "DROP OWNED BY NAME_guest", "DROP ROLE NAME_guest")
+
+def test_b(guest):
+    execute(guest, "LOCK TABLE NAME IN ACCESS EXCLUSIVE MODE NOWAIT")
+"""
+    )
+    assert [who.partition(" in ")[2] for who, _ in sessions(section(run))] == ["connect, by test test_a"]
+    assert run.data["faults"] == []
 
 
 # somebody else

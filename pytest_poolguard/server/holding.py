@@ -40,7 +40,6 @@ WITH locks AS MATERIALIZED (
          string_agg(DISTINCT mode, ' ') FILTER (WHERE locktype = 'relation' AND relation >= 16384) AS modes,
          string_agg(DISTINCT locks.name, ', ')
            FILTER (WHERE relation >= 16384 AND relkind IN ('r', 'p', 'm', 'f')) AS names,
-         count(*) FILTER (WHERE locktype = 'transactionid') AS written,
          string_agg(concat_ws(':', classid, objid, objsubid), ' ' ORDER BY classid, objid, objsubid)
            FILTER (WHERE locktype = 'advisory') AS advisory
     FROM locks LEFT JOIN pg_catalog.pg_class c ON c.oid = relation AND locks.name IS NOT NULL
@@ -62,8 +61,7 @@ SELECT a.pid, coalesce(a.backend_type, ''), coalesce(a.state, ''), coalesce(a.ap
        END, ''),
        coalesce(CASE WHEN wait.pid IS NOT NULL
          THEN array_to_string(pg_catalog.pg_blocking_pids(a.pid), ' ') END, ''),
-       coalesce(held.modes, ''), coalesce(held.names, ''), coalesce(held.written, 0)::int4,
-       coalesce(held.advisory, '')
+       coalesce(held.modes, ''), coalesce(held.names, ''), coalesce(held.advisory, '')
   FROM pg_catalog.pg_stat_activity a
   LEFT JOIN wait ON wait.pid = a.pid
   LEFT JOIN held ON held.pid = a.pid
@@ -114,7 +112,6 @@ class Holding:
     blockers: tuple[int, ...]  #: pids, :data:`PREPARED` for a prepared transaction
     strongest: str  #: lock that it has on a table, one of MODES; empty for none
     tables: str  #: their names, as far as they can be told
-    has_written: bool  #: so that rows may be locked
     advisory: tuple[str, ...]  #: keys of advisory locks that it has
 
     @property
@@ -145,8 +142,6 @@ class Holding:
             tables = redacted(printable(self.tables))
             cut = tables if len(tables) <= NAMES_WIDTH else tables[: NAMES_WIDTH - 1] + "…"
             parts.append(f"{self.strongest} on {cut or 'a table'}")
-        elif self.has_written:
-            parts.append("what it has written")
         if self.advisory:
             parts.append(self.holds_advisory)
         return ", ".join(parts)
@@ -167,7 +162,7 @@ def holdings(rows: Iterable[tuple[Any, ...]]) -> list[Holding]:
 
 
 def _holding(*row: Any) -> Holding:
-    database, user, age, wait_type, event, kind, mode, about, blockers, modes, tables, written, keys = row[8:]
+    database, user, age, wait_type, event, kind, mode, about, blockers, modes, tables, keys = row[8:]
     return Holding(
         Backend(*row[:8]),
         text_of(database),
@@ -180,7 +175,6 @@ def _holding(*row: Any) -> Holding:
         tuple(dict.fromkeys(int(pid) for pid in text_of(blockers).split())),
         max((mode for mode in text_of(modes).split() if mode in MODES), key=MODES.index, default=""),
         text_of(tables),
-        bool(written),
         tuple(text_of(keys).split()),
     )
 
