@@ -134,6 +134,8 @@ def test_it(poolguard):
         "reports.text.block",
         "marker.marker_errors",
         "server.ServerWatch.connected",
+        "stuck.Stuck.tell",
+        "stuck.Stuck.interrupted",
     ],
 )
 def test_an_exception_inside_of_poolguard_leaves_the_suites_results_as_they_are(suite, place):

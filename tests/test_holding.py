@@ -410,3 +410,17 @@ def test_a_chain_that_is_a_circle_comes_to_an_end():
     error = chained()
     error.__cause__ = chained(cause=error)
     assert refusal(error) is None
+
+
+@pytest.mark.parametrize(
+    ("lock", "words"),
+    [
+        (Lock("tuple", "ExclusiveLock", ""), "a row that others wait for, too"),
+        (Lock("virtualxid", "ShareLock", ""), "another transaction to end"),
+        (Lock("relation", "ShareLock", ""), "ShareLock on a table"),
+        (Lock("object", "AccessShareLock", ""), "AccessShareLock on an object"),
+        (Lock("extend", "ExclusiveLock", ""), "ExclusiveLock on extend"),
+    ],
+)
+def test_the_words_for_a_lock(lock, words):
+    assert lock.words == words
