@@ -41,6 +41,7 @@ from pytest_poolguard.server.travel import Announcer
 from pytest_poolguard.server.watch import ServerWatch
 from pytest_poolguard.settings import Settings
 from pytest_poolguard.shield import Shield
+from pytest_poolguard.stuck import Stuck
 from pytest_poolguard.tally import Tally
 from pytest_poolguard.unclosed import Unclosed
 
@@ -94,6 +95,7 @@ class Guard:
         self.server: ServerWatch | None = None
         self.aftermath: Aftermath | None = None
         self.sources: Sources | None = None
+        self.stuck: Stuck | None = None
         self.each_test: EachTest | None = None
         shown = Shown(settings.show_sql)
         self.foreigners = Foreigners(self.describe, tree, name, shown)
@@ -101,6 +103,7 @@ class Guard:
         if settings.server != "off":
             self.server = ServerWatch(settings.dsn, self.tally.notices, shown)
             self.sources = Sources(self.server, self.tally.notices)
+            self.stuck = Stuck(self.server, self.ledger, self.owners, tree, self.tally.notices, shown)
             leftovers = Leftovers(self.ledger, tree, self.describe, self.tally.notices)
             self.aftermath = Aftermath(
                 self.server,
@@ -182,12 +185,16 @@ class Guard:
         if self.each_test is not None and not self.is_in_a_fork:
             self.each_test.close()
         self.watch.active = False
+        if self.stuck is not None:
+            self.stuck.lookout.stop()
         for driver in (*self._drivers.values(), *self.added):
             driver.undo()
 
     def _connected(self, opening: Opening, asker: Callable[[], Ask]) -> None:
         if self.server is not None:
             self.server.connected(opening, asker)
+        if self.stuck is not None:
+            self.stuck.watch()
 
     def _is_first(self, opening: Opening) -> bool:
         return self.server is not None and self.server.is_first(opening)
@@ -222,6 +229,8 @@ class Guard:
         self.ledger.dirty = []
         self.expected = expectations(item)
         self.owners.begin_test(item, self.expected.limits(self.settings.timeout))
+        if self.stuck is not None:
+            self.stuck.watch()
 
     def end_test(self) -> None:
         """A test's teardown is over."""

@@ -140,6 +140,7 @@ class TestHooks:
         self._at_fixture = shield("beginning a fixture", books=True)
         self._at_fixture_end = shield("ending a fixture's set-up", books=True)
         self._at_report = shield("settling a report")
+        self._at_lock = shield("looking at who is in the way")
         self._at_finish = shield("finishing a test")
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -149,6 +150,8 @@ class TestHooks:
         finally:
             with self._at_finish:
                 self.settling.finish(item)
+                if self.guard.stuck is not None:
+                    self.guard.stuck.interrupted(item)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, None, None]:
@@ -187,9 +190,12 @@ class TestHooks:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(
-        self, item: pytest.Item
+        self, item: pytest.Item, call: pytest.CallInfo[Any]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
+        with self._at_lock:
+            if self.guard.stuck is not None:
+                self.guard.stuck.tell(item, report, call.excinfo.value if call.excinfo is not None else None)
         with self._at_report:
             if report.when == "teardown":
                 self.guard.announce(report)
@@ -201,3 +207,14 @@ class TestHooks:
         self.guard.deferral.saw(report)
         if not self.guard.is_controller:
             self.guard.heard(report)
+
+    @pytest.hookimpl(optionalhook=True, tryfirst=True)
+    def pytest_timeout_set_timer(self, settings: Any) -> None:
+        """pytest-timeout's: by this method of its it ends the whole process, and there will be no report."""
+        if self.guard.stuck is not None and settings.method == "thread":
+            self.guard.stuck.lookout.killed_in(settings.timeout)
+
+    @pytest.hookimpl(optionalhook=True, tryfirst=True)
+    def pytest_timeout_cancel_timer(self) -> None:
+        if self.guard.stuck is not None:
+            self.guard.stuck.lookout.killed_in(None)

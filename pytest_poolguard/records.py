@@ -121,6 +121,7 @@ class Opening:
         "__weakref__",
         "at",
         "backend_pid",
+        "database",
         "driver",
         "opened",
         "owner",
@@ -144,6 +145,7 @@ class Opening:
         self.pool: Pool | None = None
         self.backend_pid: int | None = None
         self.server: Any = None  #: which server, as the driver names it; None where there is no real one
+        self.database = ""  #: the name of the one that it is connected to
         self.at = time.monotonic()
         self.told = False  #: a leak of it was reported
 

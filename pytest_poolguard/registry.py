@@ -107,6 +107,10 @@ class Registry:
         """The connections that still exist in this process, open or closed."""
         return [opening for opening in list(self._openings.values()) if opening.ref() is not None]
 
+    def on_record(self) -> list[Opening]:
+        """How connections were opened, whatever has become of them, without a touch of any."""
+        return list(self._openings.values())
+
     # who takes it
 
     def this_thread(self) -> Any:

@@ -1,7 +1,8 @@
 """The parts of the documents that are printed by real runs, not typed.
 
 A comment in front of a block says where it comes from: ``<!-- generated: RUN, PART -->``. RUN is a name of
-:data:`RUNS`; PART is ``all``, ``summary``, ``end``, ``report of TEST`` or ``hint of TEST``.
+:data:`RUNS`; PART is ``all``, ``summary``, ``end``, ``report of TEST``, ``section of TEST``
+or ``hint of TEST``.
 """
 
 from __future__ import annotations
@@ -30,13 +31,14 @@ RUNS = {
     "session": ("small/test_session.py",),
     "no pool": ("small/test_no_pool.py",),
     "in-house": ("inhouse",),
+    "locks": ("small/test_locks.py",),
 }
 BLOCK = re.compile(r"^<!-- generated: ([\w -]+), ([\w ]+) -->\n```text\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 #: What differs from run to run, and what stands for it in a comparison.
 VARIES = (
     (r"\b[\d.]+ (ms|s|min)\b", "A WHILE"),
     (r"\bin [\d.]+s\b", "in A WHILE"),
-    (r"\bbackend pid \d+", "backend pid N"),
+    (r"\bpid \d+", "pid N"),
     (r"\bpsycopg2 [\d.]+", "psycopg2 VERSION"),
     (r"(poolguard: )\S+(: before this run )\d+ of \d+ connections in use(?: \([^)]*\))?", r"\1SERVER\2N"),
     (r"={3,}", "==="),
@@ -76,6 +78,7 @@ class Printer:
             "summary": r"^(=+ poolguard.*?)^=+ (?:short test summary|\d+ passed)",
             "end": r"^=+ short test summary info =+\n(.*)",
             "report": rf"^_+ {test} _+\n(.+?)^(?:__|==|--)",
+            "section": rf"^_+ {test} _+\n.+?^(-+ poolguard: .+?)^(?:__|==|--)",
             "hint": rf"^_+ {test} _+\n.+?((?:^  (?:note|hint): [^\n]+\n)+)",
         }.get(name)
         found = re.search(pattern, screen, re.MULTILINE | re.DOTALL) if pattern else None

@@ -129,6 +129,7 @@ class Psycopg:
                     opening.backend_pid = driver.state(self).backend_pid
                     if opening.backend_pid is not None:  # else it is a mock
                         opening.server = libpq.server_of(self)
+                        opening.database = self.info.dbname
                         if not isinstance(self, driver._async_class):
                             watch.on_connected(opening, functools.partial(driver._asker, self))
                 except Exception as error:

@@ -6,10 +6,11 @@ doubt it is somebody else's. A server that can't be asked is told once, and chan
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -46,6 +47,7 @@ class Server:
     before: Look | None = None  #: who was there before us
     goes_with: Owner | None = None  #: the fixture that stops it, in its teardown
     looked: threading.Event = field(default_factory=threading.Event)  #: who was there is known, or won't be
+    databases: set[str] = field(default_factory=set)  #: that we were connected to
     opened: dict[int, Opening] = field(default_factory=dict)  #: our connections to it, by the backend's pid
 
     def is_behind(self, opening: Opening, row: Backend) -> bool:
@@ -60,6 +62,7 @@ class Server:
     def remember(self, opening: Opening) -> None:
         """Keep in mind that a connection was opened to it."""
         pid = opening.backend_pid
+        self.databases.add(opening.database)
         if pid is not None:
             self.opened.pop(pid, None)  # else it keeps the place of an older one in the order
             self.opened[pid] = opening
@@ -148,6 +151,24 @@ class ServerWatch:
                 if row is not None and server.is_behind(opening, row):
                     found[opening] = row.words(self._shown)
         return found
+
+    @property
+    def can_ask(self) -> bool:
+        """Whether there is a server that lists our connections."""
+        return any(server.knows_us and not server.failure for server in list(self.servers.values()))
+
+    def ask_each(self, statements: Sequence[str]) -> Iterator[tuple[Any, Server, list[tuple[Any, ...]]]]:
+        """What each server that lists our connections answers to some statements, by its key in openings.
+
+        One that does not answer is left out, and nothing is said of it.
+        """
+        for key, server in list(self.servers.items()) if self.in_own_process else ():
+            rows = None
+            if server.knows_us and not server.failure:
+                with contextlib.suppress(Exception):
+                    rows = server.ask(statements, self.dsn, PATIENCE)
+            if rows is not None:
+                yield key, server, rows
 
     def look(self, server: Server) -> Look | None:
         """Who is connected to a server; None if it can't be asked, which is told once."""

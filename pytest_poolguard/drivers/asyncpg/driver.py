@@ -147,6 +147,7 @@ class Asyncpg:
                     if opening.backend_pid is not None:  # else it is a mock
                         place = place_of(connection)
                         opening.server = place.host, place.port, place.user
+                        opening.database = place.database
                         line = AsyncpgLine(sys.modules["asyncpg"])
                         asker = Reach(line, {"place": place})
                         await first_look(watch, opening, lambda: asker, connection.terminate)

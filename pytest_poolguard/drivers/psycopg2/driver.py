@@ -137,6 +137,7 @@ class Psycopg2:
                     if driver._is_real(connection):
                         opening.backend_pid = connection.info.backend_pid
                         opening.server = libpq.server_of(connection)
+                        opening.database = connection.info.dbname
                         watch.on_connected(opening, functools.partial(driver._asker, connection))
                 except Exception as error:
                     watch.on_fault("noting a new connection", error)
