@@ -15,6 +15,7 @@ from pytest_poolguard.owners import Owners
 from pytest_poolguard.records import Opening, Owner
 from pytest_poolguard.server.census import Census, Visit
 from pytest_poolguard.server.demand import Demand, demand_of
+from pytest_poolguard.server.lasting import left
 from pytest_poolguard.server.remains import Remains, settled
 from pytest_poolguard.server.run_name import RunName
 from pytest_poolguard.server.statements import Shown
@@ -95,7 +96,8 @@ class Aftermath:
             servers = self._tally.servers + self._foreigners.announced.servers
             for plain in sorted(servers, key=_asked):
                 key, server = unpacked(plain, line)
-                self._watch.servers.setdefault(key, server)  # the first one to ask has met the fewest of us
+                known = self._watch.servers.setdefault(key, server)  # who asked first has met the fewest of us
+                known.databases |= server.databases
         return self._at_end(self._name.is_on_any)
 
     def _at_end(self, is_ours: Callable[[bytes], bool]) -> list[Finding]:
@@ -159,7 +161,7 @@ class Aftermath:
         """A look at a server, by the role that sees the most."""
         best = None
         for server in sorted(servers, key=_sees_little):
-            look = self._watch.glance(server)
+            look = self._watch.glance(server, lasting=True)
             if look is not None and (best is None or look.sees_all):
                 best = look
                 if look.sees_all:
@@ -191,10 +193,21 @@ class Aftermath:
             visit.before = Census.of(before[0])
             if before[0].started != remains.look.started:
                 self._tally.notices.append(f"{visit.name} was restarted: what was open there before is gone")
+        self._note_lasting(servers, remains)
         visit.idle = sum(opening.pool is not None and opening.pool.is_open() for opening in remains.own)
         visit.meet(remains.strangers)
         visit.came = sum(not any(server.was_here(row) for server in servers) for row in remains.strangers)
         self._tally.visits.append(visit)
+
+    def _note_lasting(self, servers: list[Server], remains: Remains) -> None:
+        """Tell of what outlives connections and was not there before: whose it is, no server says."""
+        before = next((server.before.lasting for server in servers if server.before is not None), None)
+        if before is None or remains.look.lasting is None:
+            return
+        databases = {database for server in servers for database in server.databases}
+        roles = {key[2] for key, server in self._watch.servers.items() if server in servers}
+        found = left(before, remains.look.lasting, databases=databases, roles=roles)
+        self._tally.notices += [f"{servers[0].name}: {one.words}" for one in found]
 
 
 def _asked(plain: dict[str, Any]) -> float:

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from pytest_poolguard.aftermath import Aftermath
 from pytest_poolguard.bystanders import Bystanders
 from pytest_poolguard.clock import Clock
 from pytest_poolguard.deferral import Deferral
@@ -22,33 +21,22 @@ from pytest_poolguard.describe import Describe
 from pytest_poolguard.drivers.imports import is_there
 from pytest_poolguard.drivers.interface import AddedDriver, Driver, Watch
 from pytest_poolguard.drivers.known import driver_of
-from pytest_poolguard.each_test import EachTest
 from pytest_poolguard.findings import FAILED, WARNED, Finding
-from pytest_poolguard.foreigners import Foreigners
 from pytest_poolguard.judging import Judge
 from pytest_poolguard.ledger import Ledger
-from pytest_poolguard.leftovers import Leftovers
 from pytest_poolguard.marker import Expectations, expectations
 from pytest_poolguard.origin import SourceTree, printable
 from pytest_poolguard.owners import Owners, boundaries
 from pytest_poolguard.records import Limits, Opening, Owner
 from pytest_poolguard.server.activity import Ask
-from pytest_poolguard.server.demand import warnings
 from pytest_poolguard.server.run_name import RunName
-from pytest_poolguard.server.sources import Sources
-from pytest_poolguard.server.statements import Shown
-from pytest_poolguard.server.travel import Announcer
-from pytest_poolguard.server.watch import ServerWatch
+from pytest_poolguard.serverside import ServerSide
 from pytest_poolguard.settings import Settings
 from pytest_poolguard.shield import Shield
-from pytest_poolguard.stuck import Stuck
 from pytest_poolguard.tally import Tally
 from pytest_poolguard.unclosed import Unclosed
 
 __all__ = ["Guard"]
-
-#: The attribute of a report under which connections are announced.
-OPENED = "poolguard_opened"
 
 
 class Guard:
@@ -92,41 +80,11 @@ class Guard:
             pools=settings.open_pools,
         )
         self.test_failed = False  #: the present test, or was skipped: before its teardown
-        self.server: ServerWatch | None = None
-        self.aftermath: Aftermath | None = None
-        self.sources: Sources | None = None
-        self.stuck: Stuck | None = None
-        self.each_test: EachTest | None = None
-        shown = Shown(settings.show_sql)
-        self.foreigners = Foreigners(self.describe, tree, name, shown)
-        self._announcer = Announcer(self.describe.backend)
+        self.server: ServerSide | None = None
         if settings.server != "off":
-            self.server = ServerWatch(settings.dsn, self.tally.notices, shown)
-            self.sources = Sources(self.server, self.tally.notices)
-            self.stuck = Stuck(self.server, self.ledger, self.owners, tree, self.tally.notices, shown)
-            leftovers = Leftovers(self.ledger, tree, self.describe, self.tally.notices)
-            self.aftermath = Aftermath(
-                self.server,
-                self.owners,
-                leftovers,
-                self.describe,
-                self.tally,
-                self.foreigners,
-                name,
-                shown,
-                ends=settings.terminate,
+            self.server = ServerSide(
+                self.ledger, self.owners, tree, self.describe, self.unclosed, self.tally, name, settings
             )
-            if settings.server == "test":
-                self.each_test = EachTest(
-                    self.server,
-                    self.owners,
-                    self.unclosed,
-                    leftovers,
-                    self.describe,
-                    self.foreigners,
-                    name,
-                    shown,
-                )
         self.watch = Watch(
             self.ledger,
             self.lose_the_books,
@@ -139,6 +97,7 @@ class Guard:
         )
         self._looking = self.shield("looking at a test's connections")
         self._judging = self.shield("judging an owner")
+        self._setting_up = self.shield("looking at a server that a fixture has started")
         self._drivers: dict[str, Driver] = {}
         self.added: list[AddedDriver] = []
 
@@ -182,19 +141,15 @@ class Guard:
 
     def stop(self) -> None:
         """Watch no longer, and give everything back as it was."""
-        if self.each_test is not None and not self.is_in_a_fork:
-            self.each_test.close()
         self.watch.active = False
-        if self.stuck is not None:
-            self.stuck.lookout.stop()
+        if self.server is not None:
+            self.server.stop()
         for driver in (*self._drivers.values(), *self.added):
             driver.undo()
 
     def _connected(self, opening: Opening, asker: Callable[[], Ask]) -> None:
         if self.server is not None:
             self.server.connected(opening, asker)
-        if self.stuck is not None:
-            self.stuck.watch()
 
     def _is_first(self, opening: Opening) -> bool:
         return self.server is not None and self.server.is_first(opening)
@@ -229,8 +184,8 @@ class Guard:
         self.ledger.dirty = []
         self.expected = expectations(item)
         self.owners.begin_test(item, self.expected.limits(self.settings.timeout))
-        if self.stuck is not None:
-            self.stuck.watch()
+        if self.server is not None:
+            self.server.stuck.watch()
 
     def end_test(self) -> None:
         """A test's teardown is over."""
@@ -241,8 +196,8 @@ class Guard:
         self.found += self._dirty_returns()
         test = self.owners.test
         self.owners.end_test()
-        if self.each_test is not None and test is not None and not self.is_in_a_fork:
-            self.found += self.each_test.after(test)
+        if self.server is not None and test is not None:
+            self.found += self.server.after(test)
 
     def _dirty_returns(self) -> list[Finding]:
         """What was given back in the middle of a transaction since the last test."""
@@ -262,14 +217,14 @@ class Guard:
                 self.unclosed.look(test)
 
     def _is_set_up(self, fixture: Owner) -> None:
-        if self.sources is not None and not self.is_in_a_fork:
-            with self.shield("looking at a server that a fixture has started"):
-                self.sources.made_by(fixture)
+        if self.server is not None and not self.is_in_a_fork:
+            with self._setting_up:
+                self.server.sources.made_by(fixture)
 
     def _teardown_begins(self, fixture: Owner) -> None:
-        if self.aftermath is not None and not self.is_in_a_fork and self.aftermath.ends_with(fixture):
+        if self.server is not None and self.server.ends_with(fixture):
             with self.shield("looking at a server that ends with a fixture"):
-                self._found_outside(self.aftermath.before_end_of(fixture))
+                self._found_outside(self.server.before_end_of(fixture))
 
     def _owner_ended(self, owner: Owner) -> None:
         if self.is_in_a_fork:
@@ -314,12 +269,12 @@ class Guard:
             or bool(ledger.overdue or ledger.dirty)
             or self.unclosed.may_fail()
             or self.expected.leaks is not None
-            or self.each_test is not None
+            or (self.server is not None and self.server.each_test is not None)
         )
 
     # the session
 
-    def end_session(self, *, is_worker: bool) -> None:
+    def end_session(self) -> None:
         """The last fixture is gone: what is left, here and on the server."""
         self._found_outside(self._dirty_returns() + self.judge.end_session())
         for checkout in self.judge.unjudged():
@@ -327,7 +282,7 @@ class Guard:
         self.tally.notices[:] = dict.fromkeys(self.tally.notices)
         self.tally.pools = self.ledger.pools_seen
         self.tally.taken = self.ledger.taken
-        self.visit_servers(is_worker=is_worker)
+        self.visit_servers()
         self._found_outside(self.unclosed.end_session())
         open_pools = [
             pool for pool in self.ledger.pools() if pool.is_open() and not (pool.told or pool.was_closed)
@@ -336,26 +291,10 @@ class Guard:
         self.tally.open_pools = [(place, count) for place, count in idle if count]
         self._find_misspelt_modules()
 
-    def before_run(self) -> str:
-        """How full the server that the user has named is, in a line; empty where there is none to name."""
-        if self.sources is None or self.describe.worker:
-            return ""
-        return self.sources.of_setting()
-
-    def visit_servers(self, *, is_worker: bool) -> None:
+    def visit_servers(self) -> None:
         """See what the run has left on the servers."""
-        if self.aftermath is None or self.is_in_a_fork:
-            return
-        self.tally.demands += self.aftermath.demands()
-        if is_worker:
-            findings = self.aftermath.at_end_of_worker()
-        elif self.is_controller:
-            findings = self.aftermath.at_end_of_controller()
-        else:
-            findings = self.aftermath.at_end()
-        self._found_outside(findings)
-        if not is_worker:
-            self.tally.notices += warnings(self.tally.demands)
+        if self.server is not None and not self.is_in_a_fork:
+            self._found_outside(self.server.end(is_controller=self.is_controller))
 
     def _find_misspelt_modules(self) -> None:
         """Say what was named and can't be imported: that would never be watched."""
@@ -370,36 +309,21 @@ class Guard:
                 finding.verdict = WARNED
         self.tally.add_outside(findings)
 
-    # workers of an xdist run, and their controller
-
-    def announce(self, report: pytest.TestReport) -> None:
-        """Let a report tell the controller which connections are open now: this process may crash."""
-        if self.describe.worker and self.server is not None and not self.is_in_a_fork:
-            told = self._announcer.new(self.ledger.openings(), self.server.servers)
-            if told:
-                setattr(report, OPENED, told)
-
     def heard(self, report: pytest.TestReport) -> None:
         """A report of a test was logged."""
         self.tally.add_report(report)
-        self.foreigners.windows.add(report)
-        told = getattr(report, OPENED, None)
-        if told and self.is_controller:
-            self.foreigners.announced.add(getattr(report, "node").gateway.id, told)  # noqa: B009 - xdist's
+        if self.server is not None:
+            self.server.heard(report)
 
     def worker_ended(self, name: str, output: dict[str, Any] | None) -> None:
         """A worker has ended, with what it has to say; None if it has crashed."""
         self.tally.add_worker(name, output)
-        if output is None:
-            self.foreigners.announced.has_crashed(name)
-        else:
-            self.foreigners.announced.ended(name)
+        if self.server is not None:
+            self.server.worker_ended(name, output)
 
     def _look_at_server(self, findings: list[tuple[Finding, Opening]]) -> None:
         if self.server is not None and findings:
-            words = self.server.backends(opening for _, opening in findings)
-            for finding, opening in findings:
-                finding.server = words.get(opening, {})
+            self.server.look_at(findings)
 
 
 def _known(driver: Driver) -> str:

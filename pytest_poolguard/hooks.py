@@ -39,7 +39,7 @@ class RunHooks:
     def pytest_report_header(self) -> str | None:
         line = ""
         with self.guard.shield("looking at the server"):
-            line = self.guard.before_run()
+            line = self.guard.server.before_run() if self.guard.server is not None else ""
         return f"poolguard: {line}" if line else None
 
     @pytest.hookimpl(tryfirst=True)
@@ -59,7 +59,7 @@ class RunHooks:
         output = getattr(self.config, "workeroutput", None)
         if not self.guard.is_controller:
             with self.guard.shield("ending the session"):
-                self.guard.end_session(is_worker=output is not None)
+                self.guard.end_session()
         if output is not None:
             output[ATTRIBUTE] = self.guard.tally.to_worker_output()
         elif self.guard.tally.fails_the_run and session.exitstatus in (
@@ -113,7 +113,7 @@ class ControllerHooks:
     def pytest_sessionfinish(self) -> None:
         """The workers are through, and xdist has not yet ended their processes."""
         with self.guard.shield("looking at what the workers have left"):
-            self.guard.visit_servers(is_worker=False)
+            self.guard.visit_servers()
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
@@ -150,8 +150,8 @@ class TestHooks:
         finally:
             with self._at_finish:
                 self.settling.finish(item)
-                if self.guard.stuck is not None:
-                    self.guard.stuck.interrupted(item)
+                if self.guard.server is not None:
+                    self.guard.server.stuck.interrupted(item)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, None, None]:
@@ -194,11 +194,12 @@ class TestHooks:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
         with self._at_lock:
-            if self.guard.stuck is not None:
-                self.guard.stuck.tell(item, report, call.excinfo.value if call.excinfo is not None else None)
+            if self.guard.server is not None:
+                error = call.excinfo.value if call.excinfo is not None else None
+                self.guard.server.stuck.tell(item, report, error)
         with self._at_report:
-            if report.when == "teardown":
-                self.guard.announce(report)
+            if report.when == "teardown" and self.guard.server is not None:
+                self.guard.server.announce(report)
             return self.settling.made(item, report)
         return report
 
@@ -211,10 +212,10 @@ class TestHooks:
     @pytest.hookimpl(optionalhook=True, tryfirst=True)
     def pytest_timeout_set_timer(self, settings: Any) -> None:
         """pytest-timeout's: by this method of its it ends the whole process, and there will be no report."""
-        if self.guard.stuck is not None and settings.method == "thread":
-            self.guard.stuck.lookout.killed_in(settings.timeout)
+        if self.guard.server is not None and settings.method == "thread":
+            self.guard.server.stuck.lookout.killed_in(settings.timeout)
 
     @pytest.hookimpl(optionalhook=True, tryfirst=True)
     def pytest_timeout_cancel_timer(self) -> None:
-        if self.guard.stuck is not None:
-            self.guard.stuck.lookout.killed_in(None)
+        if self.guard.server is not None:
+            self.guard.server.stuck.lookout.killed_in(None)

@@ -93,7 +93,8 @@ def poolguard(request: pytest.FixtureRequest) -> PoolGuard:
     if standby is None:
         pytest.skip("poolguard is off in this run")
     guard = standby.guard()
-    return PoolGuard(guard.ledger, guard.owners, guard.describe, guard.sources)
+    sources = guard.server.sources if guard.server is not None else None
+    return PoolGuard(guard.ledger, guard.owners, guard.describe, sources)
 
 
 @pytest.hookimpl(wrapper=True)

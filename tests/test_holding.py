@@ -12,7 +12,7 @@ import psycopg2
 import pytest
 from psycopg2.extras import wait_select
 
-from pytest_poolguard.drivers.lines import PqLine, Psycopg2Line
+from pytest_poolguard.drivers.lines.libpq import PqLine, Psycopg2Line
 from pytest_poolguard.drivers.moment import ask
 from pytest_poolguard.records import Opening, Owner
 from pytest_poolguard.reports import locks
@@ -213,6 +213,38 @@ def test_prepared_transactions_and_logical_slots_last(asked, roomy_server):
     conn.close()
 
 
+MAKES = """
+def test_it():
+    conn = psycopg2.connect(DSN)
+    conn.autocommit = True
+    cursor = conn.cursor()
+    cursor.execute("SELECT pg_create_logical_replication_slot('feed', 'test_decoding')")
+    cursor.execute("BEGIN; CREATE TABLE t (a int); PREPARE TRANSACTION 'tx 1'")
+    UNDO
+    conn.close()
+"""
+UNDO = """cursor.execute("ROLLBACK PREPARED 'tx 1'"); cursor.execute("SELECT pg_drop_replication_slot('feed')")"""
+
+
+@pytest.mark.parametrize("how", [(), ("-n2",)], ids=["alone", "xdist"])
+def test_what_came_up_during_a_run_and_lasts_is_a_line_each_and_fails_nothing(
+    suite, roomy_server, monkeypatch, how
+):
+    monkeypatch.setenv("SUITE_DSN", roomy_server)
+    run = suite.run(MAKES.replace("UNDO", UNDO), *how)
+    run.assert_silent(passed=1)
+    assert run.data["notices"] == []
+    run = suite.run(MAKES.replace("UNDO", ""), *how)
+    run.assert_silent(passed=1)
+    transaction, slot = run.data["notices"]
+    assert (
+        "prepared transaction tx 1 of role postgres in database postgres came up during this run" in transaction
+    )
+    assert "replication slot feed in database postgres came up during this run" in slot
+    run = suite.run("def test_it(): psycopg2.connect(DSN).close()\n", *how)
+    assert run.data["notices"] == []  # they were there before
+
+
 def one(kind="prepared transaction", name="tx", owner="clerk", database="shop", prepared=1.0, **more):
     return Lasting(kind, name, owner, database, prepared, **more)
 
@@ -342,7 +374,7 @@ def test_it(request):
     psycopg2.connect(DSN, dbname="template1").close()
     psycopg.connect(DSN, dbname="postgres").close()
     from pytest_poolguard.plugin import STANDBY
-    watch = request.config.stash[STANDBY].guard().server
+    watch = request.config.stash[STANDBY].guard().server.watch
     ((key, server, _),) = watch.ask_each(("SELECT 1",))
     assert server.databases == {"postgres", "template1"}
 """

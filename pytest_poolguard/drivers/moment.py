@@ -97,6 +97,26 @@ class Reach:
         """See :func:`ask`."""
         return ask(self.line, self.server, statements, dsn, seconds)
 
+    def several(
+        self, questions: Sequence[Sequence[str]], dsn: str, seconds: float
+    ) -> list[list[tuple[Any, ...]]]:
+        """The answers to several questions, over one connection, up to the first one that is refused.
+
+        Raises :class:`Unaskable` where that is the very first.
+        """
+        kept = self.kept(dsn)
+        answers: list[list[tuple[Any, ...]]] = []
+        try:
+            kept.open(seconds)
+            for statements in questions:
+                answers.append(kept.rows(statements, seconds))  # noqa: PERF401 - it may end in the middle
+        except Unaskable:
+            if not answers:
+                raise
+        finally:
+            kept.close()
+        return answers
+
     def kept(self, dsn: str) -> Kept:
         """A connection there for many looks, not yet opened."""
         return Kept(self.line, self.server, dsn)

@@ -7,6 +7,7 @@ from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 from pytest_poolguard.origin import printable
+from pytest_poolguard.server.lasting import PATIENCE, Lasting
 from pytest_poolguard.server.statements import Shown, text_of
 
 __all__ = ["ACTIVE", "ACTIVITY", "PATIENCE", "STATEMENTS", "Ask", "Backend", "Look"]
@@ -15,8 +16,6 @@ __all__ = ["ACTIVE", "ACTIVITY", "PATIENCE", "STATEMENTS", "Ask", "Backend", "Lo
 #: so many seconds. Returns the last statement's rows, texts as bytes; raises Unaskable.
 Ask = Callable[[Sequence[str], str, float], list[tuple[Any, ...]]]
 
-#: Seconds that one look may take.
-PATIENCE = 3.0
 #: Every backend but our own; what is said of the whole server stands in each row. ``reserved_connections`` came
 #: with PostgreSQL 16.
 ACTIVITY = """
@@ -84,6 +83,7 @@ class Look:
     now: float = 0.0  #: the time, by the server's clock
     asked: float = 0.0  #: the time when it was asked, by our own clock
     answered: float = 0.0
+    lasting: frozenset[Lasting] | None = None  #: what outlives connections; None where that was not asked
 
     @classmethod
     def of(cls, rows: Sequence[tuple[Any, ...]], asked: float = 0.0, answered: float = 0.0) -> Look:

@@ -13,10 +13,12 @@ from typing import Any
 
 from pytest_poolguard.origin import printable
 from pytest_poolguard.redaction import redacted
-from pytest_poolguard.server.activity import PATIENCE
 from pytest_poolguard.server.statements import text_of
 
-__all__ = ["LASTING", "Lasting", "lasting", "left"]
+__all__ = ["LASTING", "PATIENCE", "Lasting", "lasting", "left"]
+
+#: Seconds that one look at a server may take.
+PATIENCE = 3.0
 
 PREPARED = "prepared transaction"
 #: A standby has no current position to write at, but one that it has received. Temporary slots go with their

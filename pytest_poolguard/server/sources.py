@@ -71,7 +71,7 @@ class Sources:
         server = self._watch.servers.get(key)
         if server is None:
             server = Server(printable(":".join(str(part) for part in key[:2])), reach)
-            server.before = self._watch.look(server)
+            server.before = self._watch.look(server, lasting=True)
             server.looked.set()
             self._watch.servers[key] = server
         if goes_with is not None:

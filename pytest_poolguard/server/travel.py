@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import astuple, replace
 from typing import Any
 
 from pytest_poolguard.drivers.moment import Line, Reach
 from pytest_poolguard.findings import Finding
 from pytest_poolguard.records import Opening
 from pytest_poolguard.server.activity import Backend, Look
+from pytest_poolguard.server.lasting import Lasting
 from pytest_poolguard.server.watch import TOLERANCE, Server
 
 __all__ = ["Announced", "Announcer", "packed", "unpacked"]
@@ -24,6 +26,7 @@ def packed(key: tuple[Any, ...], server: Server, *, secrets: bool = True) -> dic
     if not isinstance(server.ask, Reach):
         return None
     before = server.before
+    lasting = before.lasting if before is not None else None
     parameters = _plain(server.ask.server)
     return {
         "key": list(key),
@@ -31,6 +34,8 @@ def packed(key: tuple[Any, ...], server: Server, *, secrets: bool = True) -> dic
         "parameters": parameters if secrets else {n: v for n, v in parameters.items() if "password" not in n},
         "knows_us": server.knows_us,
         "before": before.to_plain() if before is not None else [],
+        "databases": sorted(server.databases),
+        "lasting": [list(astuple(one)) for one in lasting] if lasting is not None else None,
         "asked": before.asked if before is not None else 0.0,
     }
 
@@ -38,9 +43,12 @@ def packed(key: tuple[Any, ...], server: Server, *, secrets: bool = True) -> dic
 def unpacked(plain: dict[str, Any], line: Line) -> tuple[tuple[Any, ...], Server]:
     """The key and the server of a :func:`packed`, to be reached by a line of this process's."""
     before = Look.of(plain["before"], plain["asked"], plain["asked"]) if plain["before"] else None
+    if before is not None and plain["lasting"] is not None:
+        before = replace(before, lasting=frozenset(Lasting(*one) for one in plain["lasting"]))
     reach = Reach(line, plain["parameters"])
     server = Server(plain["name"], reach, knows_us=plain["knows_us"], before=before)
     server.looked.set()
+    server.databases.update(plain["databases"])
     return tuple(plain["key"]), server
 
 

@@ -15,10 +15,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pytest_poolguard.drivers.interface import Unaskable
+from pytest_poolguard.drivers.moment import Reach
 from pytest_poolguard.origin import printable
 from pytest_poolguard.records import Opening, Owner
 from pytest_poolguard.server.activity import PATIENCE, STATEMENTS, Ask, Backend, Look
 from pytest_poolguard.server.ending import end
+from pytest_poolguard.server.lasting import LASTING
+from pytest_poolguard.server.lasting import lasting as lasting_of
 from pytest_poolguard.server.statements import Shown
 
 __all__ = ["TOLERANCE", "Server", "ServerWatch"]
@@ -111,7 +114,7 @@ class ServerWatch:
         server.remember(opening)
 
     def _look_around(self, server: Server, opening: Opening) -> None:
-        look = self.look(server)
+        look = self.look(server, lasting=True)
         if look is None:
             return
         own = look.backends.pop(opening.backend_pid or 0, None)
@@ -170,20 +173,26 @@ class ServerWatch:
             if rows is not None:
                 yield key, server, rows
 
-    def look(self, server: Server) -> Look | None:
-        """Who is connected to a server; None if it can't be asked, which is told once."""
-        found = self.glance(server)
+    def look(self, server: Server, *, lasting: bool = False) -> Look | None:
+        """Who is connected to a server; None if it can't be asked, which is told once.
+
+        ``lasting``: and what is there that outlives connections.
+        """
+        found = self.glance(server, lasting=lasting)
         if found is None:
             self.tell_failure(server)
         return found
 
-    def glance(self, server: Server) -> Look | None:
+    def glance(self, server: Server, *, lasting: bool = False) -> Look | None:
         """The same, without a word; why it can't be asked is noted, and it is not asked again."""
         if server.failure:
             return None
         try:
             asked = time.time()
-            return Look.of(server.ask(STATEMENTS, self.dsn, PATIENCE), asked, time.time())
+            if not (lasting and isinstance(server.ask, Reach)):
+                return Look.of(server.ask(STATEMENTS, self.dsn, PATIENCE), asked, time.time())
+            rows, *more = server.ask.several((STATEMENTS, LASTING), self.dsn, PATIENCE)
+            return replace(Look.of(rows, asked, time.time()), lasting=lasting_of(*more) if more else None)
         except Exception as error:
             # Other texts than the driver's own may hold a password.
             server.failure = str(error) if isinstance(error, Unaskable) else type(error).__name__
