@@ -43,21 +43,20 @@ class Process:
 
 
 def still_running(name: str) -> list[Process]:
-    """The processes that this one has started, or that were started under a name in the environment.
+    """The processes that were started under a name in the environment; failing that, those that this one started.
 
     Those of other users can't be seen, nor can any where the system has no ``/proc``.
     """
     processes = {process.pid: process for process in _all()}
-    found = [
-        process
-        for process in processes.values()
-        if process.pid != os.getpid()
-        and process.state != ZOMBIE
-        and process.name not in SERVERS
-        and not any(module in process.command for module in HOUSEHOLD)
-        and (_is_named(process.pid, name) or os.getpid() in _ancestors(process, processes))
-    ]
+    those = [process for process in processes.values() if process.pid != os.getpid() and _may_connect(process)]
+    found = [process for process in those if _is_named(process.pid, name)]
+    found = found or [process for process in those if os.getpid() in _ancestors(process, processes)]
     return sorted(found, key=lambda process: process.pid)
+
+
+def _may_connect(process: Process) -> bool:
+    is_household = any(module in process.command for module in HOUSEHOLD)
+    return process.state != ZOMBIE and process.name not in SERVERS and not is_household
 
 
 def _all() -> Iterator[Process]:
@@ -68,8 +67,8 @@ def _all() -> Iterator[Process]:
                 # "pid (name) state parent": the name may hold anything
                 start, _, rest = (folder / "stat").read_text("utf-8", "replace").rpartition(")")
                 state, parent = rest.split()[:2]
-                words = (folder / "cmdline").read_text("utf-8", "replace").split("\0")
-                command = redacted(printable(" ".join(words).strip()))
+                program, *words = (folder / "cmdline").read_text("utf-8", "replace").split("\0")
+                command = redacted(printable(" ".join((os.path.basename(program), *words)).strip()))
                 short = command if len(command) <= WIDTH else command[: WIDTH - 1] + "…"
                 yield Process(pid, int(parent), state, start.partition("(")[2], short)
 
