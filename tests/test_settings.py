@@ -205,7 +205,7 @@ def test_help_lists_every_flag_and_ini_key(pytester):
 
 def test_fixtures_lists_the_fixture(pytester):
     pytester.runpytest_inprocess("--fixtures").stdout.fnmatch_lines(
-        ["poolguard -- *", "*What this test has checked out of its pools*"]
+        ["poolguard [[]session scope[]] -- *", "*What the test that runs has checked out of its pools*"]
     )
 
 
