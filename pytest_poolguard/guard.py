@@ -29,6 +29,7 @@ from pytest_poolguard.leftovers import Leftovers
 from pytest_poolguard.marker import Expectations, expectations
 from pytest_poolguard.origin import SourceTree, printable
 from pytest_poolguard.owners import Owners, boundaries
+from pytest_poolguard.pools_seen import rows_of
 from pytest_poolguard.records import Limits, Opening, Owner
 from pytest_poolguard.server.activity import Ask
 from pytest_poolguard.server.run_name import RunName
@@ -36,6 +37,7 @@ from pytest_poolguard.server.statements import Shown
 from pytest_poolguard.server.watch import ServerWatch
 from pytest_poolguard.settings import Settings
 from pytest_poolguard.tally import Tally
+from pytest_poolguard.this_run import ThisRun, in_force, now
 from pytest_poolguard.unclosed import Unclosed
 
 __all__ = ["Guard"]
@@ -48,6 +50,7 @@ class Guard:
         self.settings = settings
         self.name = name
         self._process = os.getpid()
+        self._began = now()
         self.is_controller = False  #: of an xdist run: it runs no test itself
         self.tally = Tally()
         self.clock = Clock()
@@ -272,9 +275,16 @@ class Guard:
         open_pools = [
             pool for pool in self.ledger.pools() if pool.is_open() and not (pool.told or pool.was_closed)
         ]
-        idle = [(self.describe.made(pool), pool.driver.idle(pool.ref())) for pool in open_pools]
-        self.tally.open_pools = [(place, count) for place, count in idle if count]
+        idle = [(pool, pool.driver.idle(pool.ref())) for pool in open_pools]
+        self.tally.open_pools = [(self.describe.made(pool), count) for pool, count in idle if count]
+        self.tally.pool_rows = rows_of(
+            self.ledger.makes.values(), self._tree.site, [(pool.make, count) for pool, count in idle if count]
+        )
         self._find_misspelt_modules()
+
+    def this_run(self) -> ThisRun:
+        """What is told of the run itself, but for how it ended."""
+        return ThisRun(self.name.run, self._began, options=in_force(self.settings))
 
     def _visit_servers(self, *, is_worker: bool) -> None:
         if self.aftermath is not None and not self.is_in_a_fork:

@@ -21,6 +21,8 @@ from pytest_poolguard.tally import ATTRIBUTE
 __all__ = ["ControllerHooks", "RunHooks", "watch_tests"]
 
 TEST_HOOKS = "poolguard-tests"
+#: Exit codes of a run that came to its end.
+ENDED = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
 
 
 def watch_tests(config: pytest.Config, guard: Guard) -> None:
@@ -35,6 +37,11 @@ class RunHooks:
     def __init__(self, guard: Guard, config: pytest.Config) -> None:
         self.guard = guard
         self.config = config
+        self.was_stopped = False  #: by Ctrl-C, pytest.exit(), or an error of pytest's
+        self.is_written = False  #: the JSON file
+
+    def pytest_keyboard_interrupt(self) -> None:
+        self.was_stopped = True  # whatever exit code pytest.exit() asks for
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self) -> None:
@@ -60,18 +67,30 @@ class RunHooks:
             pytest.ExitCode.NO_TESTS_COLLECTED,
         ):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        if output is None and self.guard.settings.json:
-            # pytest's own directory: tests may have left the process in another one
-            self.write_json(os.path.join(self.config.invocation_params.dir, self.guard.settings.json))
+        if output is None:
+            ended = session.exitstatus in ENDED and not (session.shouldstop or session.shouldfail)
+            self.write_json(int(session.exitstatus), finished=ended and not self.was_stopped)
 
-    def write_json(self, path: str) -> None:
+    def pytest_unconfigure(self) -> None:
+        # The session never began, or another plugin's end of it has failed before ours.
+        if not self.is_written and not hasattr(self.config, "workeroutput"):
+            self.write_json(None, finished=False)
+
+    def write_json(self, exit_code: int | None, *, finished: bool) -> None:
+        settings, tally = self.guard.settings, self.guard.tally
+        if not settings.json or self.guard.is_in_a_fork:
+            return
+        self.is_written = True
+        # pytest's own directory: tests may have left the process in another one
+        path = os.path.join(self.config.invocation_params.dir, settings.json)
         with self.guard.shield("writing the findings"):
+            run = tally.run = self.guard.this_run()
+            run.know_versions(self.config, tally.patched)
+            run.exit_code, run.finished = exit_code, finished and not tally.lost_worker
             try:
-                json_file.write(path, self.guard.tally)
+                json_file.write(path, tally)
             except OSError as error:
-                self.guard.tally.notices.append(
-                    f"the findings could not be written to {printable(path)}: {error.strerror}"
-                )
+                tally.notices.append(f"the findings could not be written to {printable(path)}: {error.strerror}")
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if self.guard.is_in_a_fork:

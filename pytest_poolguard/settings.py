@@ -21,6 +21,8 @@ __all__ = [
     "runs_no_test",
 ]
 
+#: The option that says what poolguard is to do.
+MODE = "poolguard"
 MODES = ("fail", "warn", "off")
 SERVER = ("session", "off")
 SQL = ("shape", "full", "off")
@@ -93,6 +95,11 @@ class Option(NamedTuple):
     def is_switch(self) -> bool:
         """Whether the flag takes no value: to give it is to say yes."""
         return self.parse is _yes_or_no
+
+    @property
+    def field(self) -> str:
+        """The attribute of the settings."""
+        return self.name.removeprefix("poolguard_") if self.name != MODE else "mode"
 
     @property
     def flag(self) -> str:
@@ -250,9 +257,7 @@ def read_settings(config: pytest.Config, flags: Any) -> Settings:
     ``flags`` is the namespace of parsed flags: before the first conftest is loaded, it is not in the config
     yet. Raises :class:`pytest.UsageError` where a value is not allowed.
     """
-    values = {option.name: _value(option, config, flags) for option in OPTIONS}
-    mode = values.pop("poolguard")
-    return Settings(mode, **{name.removeprefix("poolguard_"): value for name, value in values.items()})
+    return Settings(**{option.field: _value(option, config, flags) for option in OPTIONS})
 
 
 def _value(option: Option, config: pytest.Config, flags: Any) -> Any:

@@ -9,7 +9,9 @@ import pytest
 
 from pytest_poolguard.findings import FAILED, Finding
 from pytest_poolguard.origin import Place
+from pytest_poolguard.pools_seen import PoolRow, gathered
 from pytest_poolguard.server.census import Visit
+from pytest_poolguard.this_run import ThisRun
 
 __all__ = ["Tally"]
 
@@ -24,7 +26,10 @@ class Tally:
     findings: list[Finding] = field(default_factory=list)  #: all of them
     untold: list[Finding] = field(default_factory=list)  #: those whose text no failure shows
     outside: list[Finding] = field(default_factory=list)  #: those that no test's report carries
+    run: ThisRun | None = None  #: what is told of the run itself
+    lost_worker: bool = False  #: one could not say what it has found
     pools: int = 0
+    pool_rows: list[PoolRow] = field(default_factory=list)  #: the same pools, by class, size and place
     taken: int = 0
     patched: list[str] = field(default_factory=list)  #: libraries that were imported, with their versions
     unwatched: list[str] = field(default_factory=list)  #: libraries that were imported, and why nobody watches
@@ -32,6 +37,17 @@ class Tally:
     visits: list[Visit] = field(default_factory=list)  #: the servers of the run
     notices: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    #: Functions with a marker of their own whose tests have passed, and whether one of them may have needed it.
+    marked: dict[str, bool] = field(default_factory=dict)
+
+    @property
+    def unused_markers(self) -> list[str]:
+        """The functions with a marker whose tests have taken no connection."""
+        return [name for name, was_needed in self.marked.items() if not was_needed]
+
+    def mark(self, name: str, *, was_needed: bool) -> None:
+        """Note a test of a function with a marker."""
+        self.marked[name] = was_needed or self.marked.get(name, False)
 
     def carry(self, report: pytest.TestReport, findings: list[Finding], *, told: bool) -> None:
         """Let a report carry findings: plain data only, anything else would end an xdist worker."""
@@ -71,17 +87,23 @@ class Tally:
             ],
             "notices": self.notices,
             "faults": self.faults,
+            "pool_rows": [row.to_dict() for row in self.pool_rows],
+            "marked": self.marked,
         }
 
     def add_worker(self, name: str, plain: dict[str, Any] | None) -> None:
         """Add what another process found; None if it could not say so any more."""
         if plain is None:
+            self.lost_worker = True
             self.notices.append(f"worker {name} ended without a word: what it left checked out is not judged")
             return
         self.add_outside([Finding.from_dict(finding) for finding in plain["outside"]])
         self.pools += plain["pools"]
         self.taken += plain["taken"]
         self.open_pools += [(place and Place(*place), count) for place, count in plain["open_pools"]]
+        self.pool_rows = gathered([*self.pool_rows, *map(PoolRow.from_dict, plain["pool_rows"])])
+        for function, was_needed in plain["marked"].items():
+            self.mark(function, was_needed=was_needed)
         for told in ("patched", "unwatched", "notices", "faults"):
             mine = getattr(self, told)
             mine += [text for text in plain[told] if text not in mine]

@@ -29,6 +29,11 @@ class RunName:
     def __str__(self) -> str:
         return f"{PREFIX}{self._run}/{self._worker or MAIN}"
 
+    @property
+    def run(self) -> str:
+        """The run's id, the same on all of its workers."""
+        return self._run
+
     def part_of(self, run: str, worker: str = "") -> None:
         """Be the name of a worker of an xdist run, or of all of them: with the run's own id."""
         self._run, self._worker = run[: 2 * LENGTH], worker
