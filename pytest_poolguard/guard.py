@@ -46,11 +46,14 @@ __all__ = ["Guard"]
 class Guard:
     """Watches each library from its :meth:`imported` to :meth:`stop`."""
 
-    def __init__(self, config: pytest.Config, settings: Settings, name: RunName) -> None:
+    def __init__(
+        self, config: pytest.Config, settings: Settings, name: RunName, *, on_github: bool = False
+    ) -> None:
         self.settings = settings
         self.name = name
         self._process = os.getpid()
         self._began = now()
+        self.on_github = on_github  #: GitHub Actions reads what is printed
         self.is_controller = False  #: of an xdist run: it runs no test itself
         self.tally = Tally()
         self.clock = Clock()

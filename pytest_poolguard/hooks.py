@@ -13,7 +13,7 @@ import pytest
 
 from pytest_poolguard.guard import Guard
 from pytest_poolguard.origin import printable
-from pytest_poolguard.reports import json_file, summary
+from pytest_poolguard.reports import github, json_file, junit, summary
 from pytest_poolguard.settings import runs_no_test
 from pytest_poolguard.settling import Settling
 from pytest_poolguard.tally import ATTRIBUTE
@@ -39,6 +39,11 @@ class RunHooks:
         self.config = config
         self.was_stopped = False  #: by Ctrl-C, pytest.exit(), or an error of pytest's
         self.is_written = False  #: the JSON file
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        with self.guard.shield("noting findings for a JUnit file"):
+            junit.note(self.config, report)
 
     def pytest_keyboard_interrupt(self) -> None:
         self.was_stopped = True  # whatever exit code pytest.exit() asks for
@@ -102,8 +107,23 @@ class RunHooks:
         with self.guard.shield("writing the summary"):
             summary.write(terminalreporter, self.guard.tally, self.config.get_verbosity())
             summary.count_errors(terminalreporter, self.guard.tally)
+            if self.guard.on_github:
+                self.tell_github(terminalreporter)
         for text in faults[known:]:
             terminalreporter.write_line(summary.fault(text))
+
+    def tell_github(self, terminalreporter: Any) -> None:
+        tally, root = self.guard.tally, str(self.config.rootpath)
+        name = github.below(os.environ.get("GITHUB_WORKSPACE") or root, root)
+        for line in github.commands(tally.findings, name):
+            terminalreporter.write_line(line)
+        path, text = os.environ.get("GITHUB_STEP_SUMMARY"), github.job_summary(tally, name)
+        if path and text:
+            try:
+                with open(path, "a", encoding="utf-8") as file:
+                    file.write(text)
+            except OSError as error:
+                terminalreporter.write_line(f"poolguard: the job summary could not be written: {error.strerror}")
 
     def pytest_enter_pdb(self) -> None:
         self.guard.clock.stop()

@@ -13,7 +13,7 @@ from pytest_poolguard.pools_seen import PoolRow, gathered
 from pytest_poolguard.server.census import Visit
 from pytest_poolguard.this_run import ThisRun
 
-__all__ = ["Tally"]
+__all__ = ["ATTRIBUTE", "Tally", "carried_by"]
 
 #: The attribute of a report, and the key of xdist's workeroutput, under which findings travel.
 ATTRIBUTE = "poolguard"
@@ -55,11 +55,10 @@ class Tally:
 
     def add_report(self, report: Any) -> None:
         """Take the findings that a logged report carries."""
-        carried = getattr(report, ATTRIBUTE, None)
-        if carried:
-            findings = [Finding.from_dict(plain) for plain in carried["findings"]]
+        findings = carried_by(report)
+        if findings:
             self.findings += findings
-            if not carried["told"]:
+            if not getattr(report, ATTRIBUTE)["told"]:
                 self.untold += findings
 
     def add_outside(self, findings: list[Finding]) -> None:
@@ -107,3 +106,9 @@ class Tally:
         for told in ("patched", "unwatched", "notices", "faults"):
             mine = getattr(self, told)
             mine += [text for text in plain[told] if text not in mine]
+
+
+def carried_by(report: Any) -> list[Finding]:
+    """The findings that :meth:`Tally.carry` has let a report carry."""
+    carried = getattr(report, ATTRIBUTE, None)
+    return [Finding.from_dict(plain) for plain in carried["findings"]] if carried else []

@@ -94,12 +94,10 @@ def test_returns_dirty(pool):
 def other():
     return ThreadedConnectionPool(2, 3, DSN)
 
-@pytest.fixture
-def conn():
-    return psycopg2.connect(DSN)
+opened = []
 
-def test_opens(kept, other, conn):
-    pass
+def test_opens(kept, other):
+    opened.append(psycopg2.connect(DSN))
 
 @pytest.mark.pool(leaks="any", reason="later")
 def test_expects(pool):

@@ -7,16 +7,17 @@ from collections.abc import Iterable
 from typing import Any
 
 from pytest_poolguard.findings import Finding
-from pytest_poolguard.origin import printable
+from pytest_poolguard.origin import Place, printable
 from pytest_poolguard.pools_seen import PoolRow, gathered
 from pytest_poolguard.reports.json_file import FORMAT, VERSION, sites
-from pytest_poolguard.server.census import Visit
+from pytest_poolguard.server.census import Census, Visit
 from pytest_poolguard.tally import Tally
 
 __all__ = ["NotReadable", "merged", "read", "tally_of"]
 
 #: The fields of a finding that this version knows.
 FINDING = tuple(Finding("", "", "", "", "").to_dict())
+PLACE = frozenset(Place.__dataclass_fields__)
 #: What is told once, however many runs say so.
 TOLD_ONCE = ("libraries", "unwatched", "notices", "faults")
 
@@ -61,14 +62,14 @@ def _refuse(plain: Any) -> None:
 def tally_of(plain: dict[str, Any]) -> Tally:
     """What a file tells, as its run had it. Nothing of it has been told by a failure: there are none here."""
     findings = [_finding(finding) for finding in plain["findings"]]
-    rows = [PoolRow.from_dict(row) for row in plain["pools"]]
+    rows = [_row(row) for row in plain["pools"]]
     tally = Tally(
         pools=sum(row.count for row in rows),
         pool_rows=rows,
         taken=int(plain["checkouts"]),
         patched=list(plain["libraries"]),
         unwatched=list(plain["unwatched"]),
-        visits=[Visit.from_dict(_but(visit, "run")) for visit in plain["servers"]],
+        visits=[_visit(visit) for visit in plain["servers"]],
         notices=[notice for notice in plain["notices"] if notice not in plain["unwatched"]],
         faults=list(plain["faults"]),
         marked=dict(plain["markers"]),
@@ -80,12 +81,37 @@ def tally_of(plain: dict[str, Any]) -> Tally:
     return tally
 
 
+# A later release may have written more fields than this one knows.
+
+
 def _finding(plain: dict[str, Any]) -> Finding:
-    return Finding.from_dict({name: plain[name] for name in FINDING})  # a later version may have more
+    return Finding.from_dict({name: _known(plain[name]) for name in FINDING})
 
 
-def _but(plain: dict[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in plain.items() if key != name}
+def _row(plain: dict[str, Any]) -> PoolRow:
+    return PoolRow.from_dict(_known(plain))
+
+
+def _visit(plain: dict[str, Any]) -> Visit:
+    known = _only(Visit, plain)
+    for name in ("before", "after"):
+        known[name] = _only(Census, known[name]) if known[name] is not None else None
+    return Visit.from_dict(known)
+
+
+def _known(value: Any) -> Any:
+    """The value with nothing but what is known in its places."""
+    if isinstance(value, list):
+        return [_known(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() >= PLACE:
+        return _only(Place, value)
+    return {name: _known(one) for name, one in value.items()}
+
+
+def _only(cls: Any, plain: dict[str, Any]) -> dict[str, Any]:
+    return {name: plain[name] for name in cls.__dataclass_fields__}
 
 
 def merged(files: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
@@ -107,7 +133,7 @@ def merged(files: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
     }
     for name in TOLD_ONCE:
         whole[name] = list(dict.fromkeys(one for plain in plains for one in plain[name]))
-    rows = gathered(PoolRow.from_dict(row) for plain in plains for row in plain["pools"])
+    rows = gathered(_row(row) for plain in plains for row in plain["pools"])
     whole["pools"] = [row.to_dict() for row in rows]
     whole["checkouts"] = sum(plain["checkouts"] for plain in plains)
     whole["sites"] = sites(whole["findings"])
