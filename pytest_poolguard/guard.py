@@ -26,7 +26,7 @@ from pytest_poolguard.findings import FAILED, WARNED, Finding
 from pytest_poolguard.judging import Judge
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.leftovers import Leftovers
-from pytest_poolguard.marker import Expectations, expectations
+from pytest_poolguard.marker import Expectations, expectations, function_of, has_own_marker
 from pytest_poolguard.origin import SourceTree, printable
 from pytest_poolguard.owners import Owners, boundaries
 from pytest_poolguard.pools_seen import rows_of
@@ -59,6 +59,7 @@ class Guard:
         self.clock = Clock()
         self.deferral = Deferral()
         self.expected = Expectations()
+        self._taken_before: int | None = None  #: connections, before the present test; None without a marker
         self.found: list[Finding] = []  #: of the present test, not yet settled
         limits = Limits(timeout=settings.timeout)
         self.ledger = Ledger(self.clock, Owner("session", "session", limits=limits, phase=""), boundaries())
@@ -188,6 +189,7 @@ class Guard:
         self.ledger.overdue = []
         self.ledger.dirty = []
         self.expected = expectations(item)
+        self._taken_before = self.ledger.taken if has_own_marker(item) else None
         self.owners.begin_test(item, self.expected.limits(self.settings.timeout))
 
     def end_test(self) -> None:
@@ -240,6 +242,15 @@ class Guard:
                     self._found_outside([finding])
             if owner.kind == "test":
                 self._found_outside(self.judge.dropped())
+
+    def note_marker(self, item: pytest.Item, *, passed: bool) -> None:
+        """Note whether a test with a marker of its own may have needed it; one that has not passed may."""
+        if self._taken_before is None:
+            return
+        took = self.ledger.taken != self._taken_before or bool(self.ledger.outstanding())
+        can_tell = passed and self.watch.active and not self.tally.unwatched
+        self.tally.mark(function_of(item), was_needed=took or not can_tell)
+        self._taken_before = None
 
     def take_findings(self) -> list[Finding]:
         """The findings of the present test, to settle."""

@@ -107,7 +107,7 @@ class RunHooks:
         with self.guard.shield("writing the summary"):
             summary.write(terminalreporter, self.guard.tally, self.config.get_verbosity())
             summary.count_errors(terminalreporter, self.guard.tally)
-            if self.guard.on_github:
+            if self.guard.on_github and not hasattr(self.config, "workerinput"):
                 self.tell_github(terminalreporter)
         for text in faults[known:]:
             terminalreporter.write_line(summary.fault(text))

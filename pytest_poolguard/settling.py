@@ -64,6 +64,7 @@ class Settling:
                 guard.tally.carry(bearer, verdict.findings, told=told)
             if verdict.unmet and not verdict.fails:  # no failure tells it
                 guard.tally.notices.append(f"{printable(item.nodeid)}: {verdict.unmet}")
+            guard.note_marker(item, passed=self._status == "passed" and teardown is not None)
         finally:
             guard.deferral.release(item)
 

@@ -23,6 +23,9 @@ TESTS = 3
 #: Rows of the table.
 ROWS = 50
 
+#: The verdicts that stand first in it.
+RANKS = {FAILED: 0, WARNED: 1}
+
 #: What stands for a character that would end a part of a command.
 IN_MESSAGE = {"%": "%25", "\r": "%0D", "\n": "%0A"}
 IN_PROPERTY = IN_MESSAGE | {":": "%3A", ",": "%2C"}
@@ -105,7 +108,7 @@ def job_summary(tally: Tally, name: Callable[[Place], str]) -> str:
     """The table of all sites, as Markdown; empty where nothing was found."""
     if not tally.findings:
         return ""
-    sites = sorted(_sites(tally.findings), key=lambda site: not _fails(site))
+    sites = sorted(_sites(tally.findings), key=lambda site: RANKS.get(_verdict(site), len(RANKS)))
     lines = [
         f"### {_cell(title(tally))}",
         "",
@@ -124,9 +127,8 @@ def _row(site: list[Finding], name: Callable[[Place], str]) -> str:
     where = first.site
     if place is not None and name(place):
         where = where.replace(place.file, name(place), 1)
-    verdict = FAILED if _fails(site) else first.verdict
     tests = len({finding.nodeid for finding in site if finding.nodeid})
-    cells = (verdict, str(tests), _what(site), where, first.hint)
+    cells = (_verdict(site), str(tests), _what(site), where, first.hint)
     return "| " + " | ".join(_cell(cell) for cell in cells) + " |"
 
 
@@ -149,6 +151,10 @@ def _sites(findings: Iterable[Finding]) -> Sites:
 
 def _fails(site: list[Finding]) -> bool:
     return any(finding.verdict == FAILED for finding in site)
+
+
+def _verdict(site: list[Finding]) -> str:
+    return FAILED if _fails(site) else site[0].verdict
 
 
 def _what(site: list[Finding]) -> str:
