@@ -19,6 +19,8 @@ from pytest_poolguard.bystanders import Bystanders
 from pytest_poolguard.clock import Clock
 from pytest_poolguard.deferral import Deferral
 from pytest_poolguard.describe import Describe
+from pytest_poolguard.drivers.canaries import AT_IMPORT
+from pytest_poolguard.drivers.canary import NotSeen
 from pytest_poolguard.drivers.imports import is_there
 from pytest_poolguard.drivers.interface import AddedDriver, Driver, Watch
 from pytest_poolguard.drivers.known import driver_of
@@ -125,6 +127,7 @@ class Guard:
         """A module of a driver's library was imported: watch it."""
         try:
             driver.modules[name](module)
+            self._prove(name, module)
             for folder in getattr(sys.modules.get(driver.library), "__path__", ()):
                 self._tree.fold(folder)
         except Exception as error:
@@ -135,6 +138,18 @@ class Guard:
         known = _known(driver)
         if known not in self.tally.patched:
             self.tally.patched.append(known)
+
+    def _prove(self, name: str, module: ModuleType) -> None:
+        """Let what can be proved unnoticed be proved at once; raises :class:`NotSeen`."""
+        proof = AT_IMPORT.get(name) if self.watch.active else None
+        if proof is None:
+            return
+        try:
+            list(proof(module, self.ledger))
+        except NotSeen:
+            raise
+        except Exception:
+            return  # another release, it may be, or a double: nothing was proved, and nothing refuted
 
     def add(self, driver: AddedDriver) -> None:
         """Let a driver of the suite's own report to this run."""

@@ -181,6 +181,18 @@ class Ledger(Registry):
         self.overdue.clear()
         self.dirty.clear()
 
+    def strike_out(self, pool: object) -> None:
+        """Have a pool, and whatever was taken from it, as if it had never been seen."""
+        record = self.pool(pool)
+        if record is None:
+            return
+        for checkout in self.outstanding():
+            if checkout.pool is record:
+                self.settle(checkout)
+        for returned in (self.overdue, self.dirty):
+            returned[:] = [checkout for checkout in returned if checkout.pool is not record]
+        self.forget_pool(record)
+
     def _rekey(self, checkout: Checkout) -> None:
         self._lost -= 1
         self._out[self._lost] = self._out.pop(checkout.key)

@@ -91,6 +91,23 @@ class Registry:
         made = tuple(part if isinstance(part, int) else id(part) for part in make.made)
         return self.makes.setdefault((make.library, make.label, make.made_known, len(made), made), make)
 
+    def forget_pool(self, record: Pool) -> None:
+        """Strike a pool from the record; of those that were made alike, it is to be the only one."""
+        self.pools_seen -= 1
+        record.owner.made.remove(record)
+        for key, known in list(self.records.items()):  # the dictionary itself is known to others
+            if known is record:
+                del self.records[key]
+        for alike, make in list(self.makes.items()):
+            if make is record.make:
+                del self.makes[alike]
+
+    def strike_out_opening(self, connection: object) -> None:
+        """Have a connection as if it had never been seen."""
+        opening = self._openings.pop(id(connection), None)
+        if opening is not None:
+            opening.owner.opened.remove(opening)
+
     @property
     def taken(self) -> int:
         """How many connections were taken."""

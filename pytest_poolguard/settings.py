@@ -89,7 +89,7 @@ class Option(NamedTuple):
     help: str
     metavar: str
     env: str = ""
-    ini: Literal["string", "linelist"] = "string"
+    ini: Literal["string", "linelist", ""] = "string"  #: the ini key's type; empty where there is only the flag
 
     @property
     def is_switch(self) -> bool:
@@ -207,6 +207,15 @@ OPTIONS = (
         "write the findings to this file, as JSON; folders that are missing are made",
         "FILE",
     ),
+    Option(
+        "poolguard_selftest",
+        _yes_or_no,
+        False,
+        "run no tests: import each library that is installed, prove that its connections are seen, and say so; "
+        "exit code 1 if one can't be watched",
+        "",
+        ini="",
+    ),
 )
 
 
@@ -238,6 +247,7 @@ class Settings(NamedTuple):
     show_sql: str
     terminate: bool
     json: str
+    selftest: bool
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -248,7 +258,8 @@ def add_options(parser: pytest.Parser) -> None:
         if option.is_switch:
             given = {"action": "store_const", "const": "true"}
         group.addoption(option.flag, dest=option.name, default=None, help=option.help, **given)
-        parser.addini(option.name, option.help, type=option.ini, default=None)
+        if option.ini:
+            parser.addini(option.name, option.help, type=option.ini, default=None)
 
 
 def read_settings(config: pytest.Config, flags: Any) -> Settings:
@@ -263,7 +274,7 @@ def read_settings(config: pytest.Config, flags: Any) -> Settings:
 def _value(option: Option, config: pytest.Config, flags: Any) -> Any:
     sources = (
         (option.flag, getattr(flags, option.name, None)),
-        (f"ini key {option.name}", _one_text(config.getini(option.name))),
+        (f"ini key {option.name}", _one_text(config.getini(option.name)) if option.ini else None),
         (f"environment variable {option.env}", (os.environ.get(option.env) or None) if option.env else None),
     )
     for source, text in sources:

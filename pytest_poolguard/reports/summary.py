@@ -203,9 +203,8 @@ def _unused_markers(functions: list[str], verbosity: int) -> list[str]:
     shown = functions if verbosity > 0 else functions[:PLACES]
     more = f" and {len(functions) - len(shown)} more" if len(shown) < len(functions) else ""
     names = redacted(", ".join(shown)) + more
-    return [
-        f"poolguard: {counted(len(functions), 'test')} {have} a pool marker and {took} no connection: {names}"
-    ]
+    tests = counted(len(functions), "test")
+    return [f"poolguard: {tests} {have} a pool marker and {took} no connection: {names}"]
 
 
 def fault(text: str) -> str:
