@@ -1,7 +1,7 @@
 """The parts of the documents that are printed by real runs, not typed.
 
 A comment in front of a block says where it comes from: ``<!-- generated: RUN, PART -->``. RUN is a name of
-:data:`RUNS`; PART is ``all``, ``summary``, ``end``, ``report of TEST`` or ``hint of TEST``.
+:data:`RUNS`; PART is ``screen``, ``all``, ``summary``, ``end``, ``report of TEST`` or ``hint of TEST``.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ RUNS = {
     "session": ("small/test_session.py",),
     "no pool": ("small/test_no_pool.py",),
     "in-house": ("inhouse",),
+    "selftest": ("--poolguard-selftest",),
 }
 BLOCK = re.compile(r"^<!-- generated: ([\w -]+), ([\w ]+) -->\n```text\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 #: What differs from run to run, and what stands for it in a comparison.
@@ -37,7 +38,10 @@ VARIES = (
     (r"\b[\d.]+ (ms|s|min)\b", "A WHILE"),
     (r"\bin [\d.]+s\b", "in A WHILE"),
     (r"\bbackend pid \d+", "backend pid N"),
-    (r"\bpsycopg2 [\d.]+", "psycopg2 VERSION"),
+    (
+        r"\b(psycopg2|psycopg|psycopg_pool|asyncpg|sqlalchemy|pytest|pytest-poolguard|Python) \d[\w.]*",
+        r"\1 VERSION",
+    ),
     (r"(poolguard: )\S+(: before this run )\d+ of \d+ connections in use(?: \([^)]*\))?", r"\1SERVER\2N"),
     (r"={3,}", "==="),
     (r"_{3,}", "___"),
@@ -49,6 +53,7 @@ class Printer:
 
     def __init__(self, dsn: str) -> None:
         foreign = ("PYTEST_ADDOPTS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD", "POOLGUARD_DSN", "FORCE_COLOR", "SHOP")
+        foreign += ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY")
         env = {name: value for name, value in os.environ.items() if name not in foreign}
         # As on CI: pytest cuts nothing off there.
         self._env = env | {"POOLGUARD_TEST_DSN": dsn, "PYTHONIOENCODING": "utf-8", "COLUMNS": "80", "CI": "true"}
@@ -74,6 +79,7 @@ class Printer:
         pattern = {
             "all": r"^(=+ (?:FAILURES|poolguard.*?) =+\n.*)",
             "summary": r"^(=+ poolguard.*?)^=+ (?:short test summary|\d+ passed)",
+            "screen": r"(.*)",
             "end": r"^=+ short test summary info =+\n(.*)",
             "report": rf"^_+ {test} _+\n(.+?)^(?:__|==|--)",
             "hint": rf"^_+ {test} _+\n.+?((?:^  (?:note|hint): [^\n]+\n)+)",

@@ -73,10 +73,12 @@ def psycopg_pools(module: Any, ledger: Ledger) -> Iterator[str]:
     """The pools, with their workers."""
     for name in ("ConnectionPool", "NullConnectionPool"):
         pool = getattr(module, name)(connection_class=_PoolCanary, min_size=0, max_size=1, open=True, name=name)
-        try:
-            yield prove(ledger, pool, functools.partial(pool.getconn, PATIENCE), pool.putconn, name)
-        finally:
-            pool.close(PATIENCE)
+        with aside(ledger, pool):  # to close it is noted, too
+            try:
+                prove(ledger, pool, functools.partial(pool.getconn, PATIENCE), pool.putconn, name)
+            finally:
+                pool.close(PATIENCE)
+        yield name
     for name in ("AsyncConnectionPool", "AsyncNullConnectionPool"):
         _run(_prove_async(getattr(module, name), ledger, name))
         yield name
@@ -85,14 +87,14 @@ def psycopg_pools(module: Any, ledger: Ledger) -> Iterator[str]:
 async def _prove_async(cls: Any, ledger: Ledger, name: str) -> None:
     pool = cls(connection_class=_AsyncPoolCanary, min_size=0, max_size=1, open=False, name=name)
     await pool.open()
-    try:
-        with aside(ledger, pool):
+    with aside(ledger, pool):
+        try:
             connection = await pool.getconn(PATIENCE)
             is_taken(ledger, connection, name)
             await pool.putconn(connection)
             is_returned(ledger, pool, name)
-    finally:
-        await pool.close(PATIENCE)
+        finally:
+            await pool.close(PATIENCE)
 
 
 class _AsyncpgCanary(Canary):
