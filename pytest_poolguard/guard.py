@@ -313,7 +313,7 @@ class Guard:
 
     def this_run(self) -> ThisRun:
         """What is told of the run itself, but for how it ended."""
-        return ThisRun(self.name.run, self._began, options=in_force(self.settings))
+        return ThisRun(self.name.id, self._began, options=in_force(self.settings))
 
     def _visit_servers(self, *, is_worker: bool) -> None:
         if self.aftermath is not None and not self.is_in_a_fork:

@@ -23,7 +23,7 @@ PLUGINS = {"xdist": "pytest-xdist", "rerunfailures": "pytest-rerunfailures", "as
 class ThisRun:
     """One run of pytest; several are told of where files were merged."""
 
-    id: str  #: the same on all of its workers
+    id: str  #: one for each run, all of its workers included
     began: str  #: a moment in UTC, as ISO 8601 writes it
     versions: dict[str, str] = field(default_factory=dict)  #: of Python, pytest and what else took part
     options: dict[str, Any] = field(default_factory=dict)  #: those in force, by their ini keys

@@ -74,6 +74,15 @@ def test_what_was_merged_can_be_merged_again_but_no_run_with_itself(shards, tmp_
     assert not (tmp_path / "none.json").exists()
 
 
+def test_shards_of_one_xdist_run_id_are_told_apart(suite, tmp_path):
+    for shard in "01":
+        suite.run("def test_it(pool): pool.getconn()\n", "-n1", "--testrunuid=build-7")
+        (suite.path / "findings.json").rename(tmp_path / f"{shard}.json")
+    out = str(tmp_path / "all.json")
+    assert main(["merge", str(tmp_path / "0.json"), str(tmp_path / "1.json"), "-o", out]) == 0
+    assert len({run["id"] for run in load(out)["runs"]}) == 2
+
+
 def test_a_marker_that_one_shard_needed_is_in_use(shards, tmp_path):
     out = str(tmp_path / "all.json")
     first, second = load(shards[0]), load(shards[1])

@@ -21,18 +21,14 @@ class RunName:
     """``poolguard/<run>/<worker>`` in the environment, from :meth:`take` to :meth:`give_up`."""
 
     def __init__(self) -> None:
-        self._run = os.urandom(LENGTH).hex()
+        #: The id of this process's run. That of an xdist run is given: shards of a suite may have the same.
+        self.id = self._run = os.urandom(LENGTH).hex()
         self._worker = ""
         self._before: str | None = None
         self._taken = ""
 
     def __str__(self) -> str:
         return f"{PREFIX}{self._run}/{self._worker or MAIN}"
-
-    @property
-    def run(self) -> str:
-        """The run's id, the same on all of its workers."""
-        return self._run
 
     def part_of(self, run: str, worker: str = "") -> None:
         """Be the name of a worker of an xdist run, or of all of them: with the run's own id."""
