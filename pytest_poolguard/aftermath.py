@@ -196,7 +196,8 @@ class Aftermath:
         self._note_lasting(servers, remains)
         visit.idle = sum(opening.pool is not None and opening.pool.is_open() for opening in remains.own)
         visit.meet(remains.strangers)
-        visit.came = sum(not any(server.was_here(row) for server in servers) for row in remains.strangers)
+        new = [row for row in remains.strangers if not any(server.was_here(row) for server in servers)]
+        visit.came = sum(not RunName.is_on_a_run(row.application) for row in new)
         self._tally.visits.append(visit)
 
     def _note_lasting(self, servers: list[Server], remains: Remains) -> None:

@@ -18,15 +18,18 @@ from pytest_poolguard.bystanders import Bystanders
 from pytest_poolguard.clock import Clock
 from pytest_poolguard.deferral import Deferral
 from pytest_poolguard.describe import Describe
+from pytest_poolguard.drivers.canaries import AT_IMPORT
+from pytest_poolguard.drivers.canary import NotSeen
 from pytest_poolguard.drivers.imports import is_there
 from pytest_poolguard.drivers.interface import AddedDriver, Driver, Watch
 from pytest_poolguard.drivers.known import driver_of
 from pytest_poolguard.findings import FAILED, WARNED, Finding
 from pytest_poolguard.judging import Judge
 from pytest_poolguard.ledger import Ledger
-from pytest_poolguard.marker import Expectations, expectations
+from pytest_poolguard.marker import Expectations, expectations, function_of, has_own_marker
 from pytest_poolguard.origin import SourceTree, printable
 from pytest_poolguard.owners import Owners, boundaries
+from pytest_poolguard.pools_seen import rows_of
 from pytest_poolguard.records import Limits, Opening, Owner
 from pytest_poolguard.server.activity import Ask
 from pytest_poolguard.server.run_name import RunName
@@ -34,6 +37,7 @@ from pytest_poolguard.serverside import ServerSide
 from pytest_poolguard.settings import Settings
 from pytest_poolguard.shield import Shield
 from pytest_poolguard.tally import Tally
+from pytest_poolguard.this_run import ThisRun, in_force, now
 from pytest_poolguard.unclosed import Unclosed
 
 __all__ = ["Guard"]
@@ -42,15 +46,20 @@ __all__ = ["Guard"]
 class Guard:
     """Watches each library from its :meth:`imported` to :meth:`stop`."""
 
-    def __init__(self, config: pytest.Config, settings: Settings, name: RunName) -> None:
+    def __init__(
+        self, config: pytest.Config, settings: Settings, name: RunName, *, on_github: bool = False
+    ) -> None:
         self.settings = settings
         self.name = name
         self._process = os.getpid()
+        self._began = now()
+        self.on_github = on_github  #: GitHub Actions reads what is printed
         self.is_controller = False  #: of an xdist run: it runs no test itself
         self.tally = Tally()
         self.clock = Clock()
         self.deferral = Deferral()
         self.expected = Expectations()
+        self._taken_before: int | None = None  #: connections, before the present test; None without a marker
         self.found: list[Finding] = []  #: of the present test, not yet settled
         limits = Limits(timeout=settings.timeout)
         self.ledger = Ledger(self.clock, Owner("session", "session", limits=limits, phase=""), boundaries())
@@ -118,6 +127,7 @@ class Guard:
         """A module of a driver's library was imported: watch it."""
         try:
             driver.modules[name](module)
+            self._prove(name, module)
             for folder in getattr(sys.modules.get(driver.library), "__path__", ()):
                 self._tree.fold(folder)
         except Exception as error:
@@ -128,6 +138,18 @@ class Guard:
         known = _known(driver)
         if known not in self.tally.patched:
             self.tally.patched.append(known)
+
+    def _prove(self, name: str, module: ModuleType) -> None:
+        """Let what can be proved unnoticed be proved at once; raises :class:`NotSeen`."""
+        proof = AT_IMPORT.get(name) if self.watch.active else None
+        if proof is None:
+            return
+        try:
+            list(proof(module, self.ledger))
+        except NotSeen:
+            raise
+        except Exception:
+            return  # another release, it may be, or a double: nothing was proved, and nothing refuted
 
     def add(self, driver: AddedDriver) -> None:
         """Let a driver of the suite's own report to this run."""
@@ -183,6 +205,7 @@ class Guard:
         self.ledger.overdue = []
         self.ledger.dirty = []
         self.expected = expectations(item)
+        self._taken_before = self.ledger.taken if has_own_marker(item) else None
         self.owners.begin_test(item, self.expected.limits(self.settings.timeout))
         if self.server is not None:
             self.server.stuck.watch()
@@ -250,6 +273,15 @@ class Guard:
             if owner.kind == "test" and self.ledger.outstanding():
                 self._found_outside(self.judge.dropped())
 
+    def note_marker(self, item: pytest.Item, *, passed: bool) -> None:
+        """Note whether a test with a marker of its own may have needed it; one that has not passed may."""
+        if self._taken_before is None:
+            return
+        took = self.ledger.taken != self._taken_before or bool(self.ledger.outstanding())
+        can_tell = passed and self.watch.active and not self.tally.unwatched
+        self.tally.mark(function_of(item), was_needed=took or not can_tell)
+        self._taken_before = None
+
     def take_findings(self) -> list[Finding]:
         """The findings of the present test, to settle."""
         findings, self.found = self.found, []
@@ -287,9 +319,16 @@ class Guard:
         open_pools = [
             pool for pool in self.ledger.pools() if pool.is_open() and not (pool.told or pool.was_closed)
         ]
-        idle = [(self.describe.made(pool), pool.driver.idle(pool.ref())) for pool in open_pools]
-        self.tally.open_pools = [(place, count) for place, count in idle if count]
+        idle = [(pool, pool.driver.idle(pool.ref())) for pool in open_pools]
+        self.tally.open_pools = [(self.describe.made(pool), count) for pool, count in idle if count]
+        self.tally.pool_rows = rows_of(
+            self.ledger.makes.values(), self._tree.site, [(pool.make, count) for pool, count in idle if count]
+        )
         self._find_misspelt_modules()
+
+    def this_run(self) -> ThisRun:
+        """What is told of the run itself, but for how it ended."""
+        return ThisRun(self.name.id, self._began, options=in_force(self.settings))
 
     def visit_servers(self) -> None:
         """See what the run has left on the servers."""

@@ -13,7 +13,7 @@ import pytest
 
 from pytest_poolguard.guard import Guard
 from pytest_poolguard.origin import printable
-from pytest_poolguard.reports import json_file, summary
+from pytest_poolguard.reports import github, json_file, junit, summary
 from pytest_poolguard.settings import runs_no_test
 from pytest_poolguard.settling import Settling
 from pytest_poolguard.tally import ATTRIBUTE
@@ -21,6 +21,8 @@ from pytest_poolguard.tally import ATTRIBUTE
 __all__ = ["ControllerHooks", "RunHooks", "watch_tests"]
 
 TEST_HOOKS = "poolguard-tests"
+#: Exit codes of a run that came to its end.
+ENDED = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
 
 
 def watch_tests(config: pytest.Config, guard: Guard) -> None:
@@ -35,6 +37,16 @@ class RunHooks:
     def __init__(self, guard: Guard, config: pytest.Config) -> None:
         self.guard = guard
         self.config = config
+        self.was_stopped = False  #: by Ctrl-C, pytest.exit(), or an error of pytest's
+        self.is_written = False  #: the JSON file
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        with self.guard.shield("noting findings for a JUnit file"):
+            junit.note(self.config, report)
+
+    def pytest_keyboard_interrupt(self) -> None:
+        self.was_stopped = True  # whatever exit code pytest.exit() asks for
 
     def pytest_report_header(self) -> str | None:
         line = ""
@@ -67,18 +79,30 @@ class RunHooks:
             pytest.ExitCode.NO_TESTS_COLLECTED,
         ):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        if output is None and self.guard.settings.json:
-            # pytest's own directory: tests may have left the process in another one
-            self.write_json(os.path.join(self.config.invocation_params.dir, self.guard.settings.json))
+        if output is None:
+            ended = session.exitstatus in ENDED and not (session.shouldstop or session.shouldfail)
+            self.write_json(int(session.exitstatus), finished=ended and not self.was_stopped)
 
-    def write_json(self, path: str) -> None:
+    def pytest_unconfigure(self) -> None:
+        # The session never began, or another plugin's end of it has failed before ours.
+        if not self.is_written and not hasattr(self.config, "workeroutput"):
+            self.write_json(None, finished=False)
+
+    def write_json(self, exit_code: int | None, *, finished: bool) -> None:
+        settings, tally = self.guard.settings, self.guard.tally
+        if not settings.json or self.guard.is_in_a_fork:
+            return
+        self.is_written = True
+        # pytest's own directory: tests may have left the process in another one
+        path = os.path.join(self.config.invocation_params.dir, settings.json)
         with self.guard.shield("writing the findings"):
+            run = tally.run = self.guard.this_run()
+            run.know_versions(self.config, tally.patched)
+            run.exit_code, run.finished = exit_code, finished and not tally.lost_worker
             try:
-                json_file.write(path, self.guard.tally)
+                json_file.write(path, tally)
             except OSError as error:
-                self.guard.tally.notices.append(
-                    f"the findings could not be written to {printable(path)}: {error.strerror}"
-                )
+                tally.notices.append(f"the findings could not be written to {printable(path)}: {error.strerror}")
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if self.guard.is_in_a_fork:
@@ -90,8 +114,23 @@ class RunHooks:
         with self.guard.shield("writing the summary"):
             summary.write(terminalreporter, self.guard.tally, self.config.get_verbosity())
             summary.count_errors(terminalreporter, self.guard.tally)
+            if self.guard.on_github and not hasattr(self.config, "workerinput"):
+                self.tell_github(terminalreporter)
         for text in faults[known:]:
             terminalreporter.write_line(summary.fault(text))
+
+    def tell_github(self, terminalreporter: Any) -> None:
+        tally, root = self.guard.tally, str(self.config.rootpath)
+        name = github.below(os.environ.get("GITHUB_WORKSPACE") or root, root)
+        for line in github.commands(tally.findings, name):
+            terminalreporter.write_line(line)
+        path, text = os.environ.get("GITHUB_STEP_SUMMARY"), github.job_summary(tally, name)
+        if path and text:
+            try:
+                with open(path, "a", encoding="utf-8") as file:
+                    file.write(text)
+            except OSError as error:
+                terminalreporter.write_line(f"poolguard: the job summary could not be written: {error.strerror}")
 
     def pytest_enter_pdb(self) -> None:
         self.guard.clock.stop()

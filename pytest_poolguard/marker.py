@@ -13,10 +13,18 @@ from typing import Any, Literal
 import pytest
 from _pytest.reports import CollectErrorRepr
 
+from pytest_poolguard.origin import printable
 from pytest_poolguard.records import Limits
 from pytest_poolguard.settings import MARKER
 
-__all__ = ["Expectations", "expectations", "marker_errors", "refuse_wrong_markers"]
+__all__ = [
+    "Expectations",
+    "expectations",
+    "function_of",
+    "has_own_marker",
+    "marker_errors",
+    "refuse_wrong_markers",
+]
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,17 @@ def expectations(item: pytest.Item) -> Expectations:
         for name, value in given.items():
             arguments.setdefault(name, value)
     return Expectations(**arguments) if arguments else NONE
+
+
+def has_own_marker(item: pytest.Item) -> bool:
+    """Whether a test's function has a marker itself; one of its class or module is meant for others, too."""
+    return any(mark.name == MARKER for mark in item.own_markers)
+
+
+def function_of(item: pytest.Item) -> str:
+    """The node id of a test's function: without its parameters."""
+    name = getattr(item, "originalname", None) or item.name
+    return printable(f"{item.parent.nodeid}::{name}" if item.parent is not None else name)
 
 
 def refuse_wrong_markers(collector: pytest.Collector, report: pytest.CollectReport) -> None:

@@ -5,12 +5,14 @@ A suite without a database pays for nothing more: what guards one is loaded when
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from _pytest import fixtures
+from _pytest._io import TerminalWriter
 
 from pytest_poolguard import hookspec
 from pytest_poolguard.drivers.known import NEVER_IMPORTED
@@ -60,6 +62,18 @@ def pytest_configure(config: pytest.Config) -> None:
             standby.name.part_of(given["testrunuid"], given["workerid"])
         elif is_xdist:
             hear_workers(config, standby)
+
+
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    if not config.getoption("poolguard_selftest"):
+        return None
+    from pytest_poolguard.selftest import SelfTest  # noqa: PLC0415 - see above
+
+    standby = config.stash.get(STANDBY, None)
+    if standby is not None:
+        standby.stop()  # it has books of its own
+    writer = TerminalWriter(sys.stdout)
+    return SelfTest(writer.line).run(read_settings(config, config.option).pools)
 
 
 def stand_by(config: pytest.Config, flags: Any) -> None:

@@ -17,7 +17,7 @@ from weakref import ref
 
 from pytest_poolguard.origin import Origin
 
-__all__ = ["Checkout", "Limits", "Opening", "Owner", "Pool", "Reference", "Supply", "Task"]
+__all__ = ["Checkout", "Limits", "Make", "Opening", "Owner", "Pool", "Reference", "Supply", "Task"]
 
 #: The end of a label: ``(1..10)``.
 SIZE = re.compile(r"\.\.(\d+)\)$")
@@ -63,6 +63,20 @@ class Owner:
     peak: int = 0  #: most connections out at once
 
 
+class Make:
+    """The pools of one class and size that were made at one place, the same way; it outlives them."""
+
+    __slots__ = ("label", "library", "made", "made_known", "pools", "taken")
+
+    def __init__(self, library: str, label: str, made: Origin, *, made_known: bool) -> None:
+        self.library = library
+        self.label = label
+        self.made = made
+        self.made_known = made_known
+        self.pools = 0  #: how many
+        self.taken = 0  #: connections that were taken from them
+
+
 class Pool:
     """What is remembered of one pool; never the pool itself."""
 
@@ -72,6 +86,7 @@ class Pool:
         "label",
         "made",
         "made_known",
+        "make",
         "owner",
         "phase",
         "ref",
@@ -97,6 +112,7 @@ class Pool:
         self.label = label  #: class and size: ``ThreadedConnectionPool(1..10)``
         self.made = made
         self.made_known = made_known  #: else ``made`` is where it was first used
+        self.make = Make(driver.library, label, made, made_known=made_known)  #: the registry puts in a common one
         self.owner = owner
         self.phase = owner.phase
         self.was_closed = False  #: by somebody's call

@@ -21,6 +21,8 @@ __all__ = [
     "runs_no_test",
 ]
 
+#: The option that says what poolguard is to do.
+MODE = "poolguard"
 MODES = ("fail", "warn", "off")
 SERVER = ("session", "test", "off")
 SQL = ("shape", "full", "off")
@@ -87,12 +89,17 @@ class Option(NamedTuple):
     help: str
     metavar: str
     env: str = ""
-    ini: Literal["string", "linelist"] = "string"
+    ini: Literal["string", "linelist", ""] = "string"  #: the ini key's type; empty where there is only the flag
 
     @property
     def is_switch(self) -> bool:
         """Whether the flag takes no value: to give it is to say yes."""
         return self.parse is _yes_or_no
+
+    @property
+    def field(self) -> str:
+        """The attribute of the settings."""
+        return self.name.removeprefix("poolguard_") if self.name != MODE else "mode"
 
     @property
     def flag(self) -> str:
@@ -201,6 +208,15 @@ OPTIONS = (
         "write the findings to this file, as JSON; folders that are missing are made",
         "FILE",
     ),
+    Option(
+        "poolguard_selftest",
+        _yes_or_no,
+        False,
+        "run no tests: import each library that is installed, prove that its connections are seen, and say so; "
+        "exit code 1 if one can't be watched",
+        "",
+        ini="",
+    ),
 )
 
 
@@ -232,6 +248,7 @@ class Settings(NamedTuple):
     show_sql: str
     terminate: bool
     json: str
+    selftest: bool
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -242,7 +259,8 @@ def add_options(parser: pytest.Parser) -> None:
         if option.is_switch:
             given = {"action": "store_const", "const": "true"}
         group.addoption(option.flag, dest=option.name, default=None, help=option.help, **given)
-        parser.addini(option.name, option.help, type=option.ini, default=None)
+        if option.ini:
+            parser.addini(option.name, option.help, type=option.ini, default=None)
 
 
 def read_settings(config: pytest.Config, flags: Any) -> Settings:
@@ -251,15 +269,13 @@ def read_settings(config: pytest.Config, flags: Any) -> Settings:
     ``flags`` is the namespace of parsed flags: before the first conftest is loaded, it is not in the config
     yet. Raises :class:`pytest.UsageError` where a value is not allowed.
     """
-    values = {option.name: _value(option, config, flags) for option in OPTIONS}
-    mode = values.pop("poolguard")
-    return Settings(mode, **{name.removeprefix("poolguard_"): value for name, value in values.items()})
+    return Settings(**{option.field: _value(option, config, flags) for option in OPTIONS})
 
 
 def _value(option: Option, config: pytest.Config, flags: Any) -> Any:
     sources = (
         (option.flag, getattr(flags, option.name, None)),
-        (f"ini key {option.name}", _one_text(config.getini(option.name))),
+        (f"ini key {option.name}", _one_text(config.getini(option.name)) if option.ini else None),
         (f"environment variable {option.env}", (os.environ.get(option.env) or None) if option.env else None),
     )
     for source, text in sources:

@@ -56,6 +56,7 @@ class Settling:
             findings = guard.take_findings()
             if findings or guard.expected.leaks is not None:  # mostly there is nothing to decide
                 self._bring(findings, item, bearer)
+            guard.note_marker(item, passed=self._status == "passed" and teardown is not None)
         finally:
             guard.deferral.release(item)
 

@@ -9,10 +9,12 @@ import pytest
 
 from pytest_poolguard.findings import FAILED, Finding
 from pytest_poolguard.origin import Place
+from pytest_poolguard.pools_seen import PoolRow, gathered
 from pytest_poolguard.server.census import Visit
 from pytest_poolguard.server.demand import Demand
+from pytest_poolguard.this_run import ThisRun
 
-__all__ = ["Tally"]
+__all__ = ["ATTRIBUTE", "Tally", "carried_by"]
 
 #: The attribute of a report, and the key of xdist's workeroutput, under which findings travel.
 ATTRIBUTE = "poolguard"
@@ -25,7 +27,10 @@ class Tally:
     findings: list[Finding] = field(default_factory=list)  #: all of them
     untold: list[Finding] = field(default_factory=list)  #: those whose text no failure shows
     outside: list[Finding] = field(default_factory=list)  #: those that no test's report carries
+    run: ThisRun | None = None  #: what is told of the run itself
+    lost_worker: bool = False  #: one could not say what it has found
     pools: int = 0
+    pool_rows: list[PoolRow] = field(default_factory=list)  #: the same pools, by class, size and place
     taken: int = 0
     patched: list[str] = field(default_factory=list)  #: libraries that were imported, with their versions
     unwatched: list[str] = field(default_factory=list)  #: libraries that were imported, and why nobody watches
@@ -36,6 +41,17 @@ class Tally:
     demands: list[Demand] = field(default_factory=list)  #: on each of them, of each worker
     notices: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    #: Functions with a marker of their own whose tests have passed, and whether one of them may have needed it.
+    marked: dict[str, bool] = field(default_factory=dict)
+
+    @property
+    def unused_markers(self) -> list[str]:
+        """The functions with a marker whose tests have taken no connection."""
+        return [name for name, was_needed in self.marked.items() if not was_needed]
+
+    def mark(self, name: str, *, was_needed: bool) -> None:
+        """Note a test of a function with a marker."""
+        self.marked[name] = was_needed or self.marked.get(name, False)
 
     def carry(self, report: pytest.TestReport, findings: list[Finding], *, told: bool) -> None:
         """Let a report carry findings: plain data only, anything else would end an xdist worker."""
@@ -43,11 +59,10 @@ class Tally:
 
     def add_report(self, report: Any) -> None:
         """Take the findings that a logged report carries."""
-        carried = getattr(report, ATTRIBUTE, None)
-        if carried:
-            findings = [Finding.from_dict(plain) for plain in carried["findings"]]
+        findings = carried_by(report)
+        if findings:
             self.findings += findings
-            if not carried["told"]:
+            if not getattr(report, ATTRIBUTE)["told"]:
                 self.untold += findings
 
     def add_outside(self, findings: list[Finding]) -> None:
@@ -79,11 +94,14 @@ class Tally:
             "demands": [demand.to_dict() for demand in self.demands],
             "notices": self.notices,
             "faults": self.faults,
+            "pool_rows": [row.to_dict() for row in self.pool_rows],
+            "marked": self.marked,
         }
 
     def add_worker(self, name: str, plain: dict[str, Any] | None) -> None:
         """Add what another process found; None if it could not say so any more."""
         if plain is None:
+            self.lost_worker = True
             self.notices.append(f"worker {name} ended without a word: what it left checked out is not judged")
             return
         self.add_outside([Finding.from_dict(finding) for finding in plain["outside"]])
@@ -94,6 +112,15 @@ class Tally:
         self.servers += plain["servers"]
         self.open_pids += plain["open_pids"]
         self.demands += [Demand(**demand) for demand in plain["demands"]]
+        self.pool_rows = gathered([*self.pool_rows, *map(PoolRow.from_dict, plain["pool_rows"])])
+        for function, was_needed in plain["marked"].items():
+            self.mark(function, was_needed=was_needed)
         for told in ("patched", "unwatched", "notices", "faults"):
             mine = getattr(self, told)
             mine += [text for text in plain[told] if text not in mine]
+
+
+def carried_by(report: Any) -> list[Finding]:
+    """The findings that :meth:`Tally.carry` has let a report carry."""
+    carried = getattr(report, ATTRIBUTE, None)
+    return [Finding.from_dict(plain) for plain in carried["findings"]] if carried else []

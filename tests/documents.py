@@ -1,7 +1,7 @@
 """The parts of the documents that are printed by real runs, not typed.
 
 A comment in front of a block says where it comes from: ``<!-- generated: RUN, PART -->``. RUN is a name of
-:data:`RUNS`; PART is ``all``, ``summary``, ``end``, ``report of TEST``, ``section of TEST``
+:data:`RUNS`; PART is ``screen``, ``all``, ``summary``, ``end``, ``report of TEST``, ``section of TEST``
 or ``hint of TEST``.
 """
 
@@ -33,6 +33,7 @@ RUNS = {
     "no pool": ("small/test_no_pool.py",),
     "in-house": ("inhouse",),
     "locks": ("small/test_locks.py",),
+    "selftest": ("--poolguard-selftest",),
 }
 BLOCK = re.compile(r"^<!-- generated: ([\w -]+), ([\w ]+) -->\n```text\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 #: What differs from run to run, and what stands for it in a comparison.
@@ -40,7 +41,10 @@ VARIES = (
     (r"\b[\d.]+ (ms|s|min)\b", "A WHILE"),
     (r"\bin [\d.]+s\b", "in A WHILE"),
     (r"\bpid \d+", "pid N"),
-    (r"\b(psycopg\d?) [\d.]+", r"\1 VERSION"),
+    (
+        r"\b(psycopg2|psycopg|psycopg_pool|asyncpg|sqlalchemy|pytest|pytest-poolguard|Python) \d[\w.]*",
+        r"\1 VERSION",
+    ),
     (r"(poolguard: )\S+(: before this run )\d+ of \d+ connections in use(?: \([^)]*\))?", r"\1SERVER\2N"),
     (r"={3,}", "==="),
     (r"_{3,}", "___"),
@@ -52,6 +56,7 @@ class Printer:
 
     def __init__(self, dsn: str) -> None:
         foreign = ("PYTEST_ADDOPTS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD", "POOLGUARD_DSN", "FORCE_COLOR", "SHOP")
+        foreign += ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY")
         env = {name: value for name, value in os.environ.items() if name not in foreign}
         # As on CI: pytest cuts nothing off there.
         self._env = env | {"POOLGUARD_TEST_DSN": dsn, "PYTHONIOENCODING": "utf-8", "COLUMNS": "80", "CI": "true"}
@@ -78,6 +83,7 @@ class Printer:
         pattern = {
             "all": r"^(=+ (?:FAILURES|poolguard.*?) =+\n.*)",
             "summary": r"^(=+ poolguard.*?)^=+ (?:short test summary|\d+ passed)",
+            "screen": r"(.*)",
             "end": r"^=+ short test summary info =+\n(.*)",
             "report": rf"^_+ {test} _+\n(.+?)^(?:__|==|--)",
             "section": rf"^_+ {test} _+\n.+?^(-+ poolguard: .+?)^(?:__|==|--)",

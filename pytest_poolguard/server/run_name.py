@@ -21,7 +21,8 @@ class RunName:
     """``poolguard/<run>/<worker>`` in the environment, from :meth:`take` to :meth:`give_up`."""
 
     def __init__(self) -> None:
-        self._run = os.urandom(LENGTH).hex()
+        #: The id of this process's run. That of an xdist run is given: shards of a suite may have the same.
+        self.id = self._run = os.urandom(LENGTH).hex()
         self._worker = ""
         self._before: str | None = None
         self._taken = ""
@@ -68,6 +69,11 @@ class RunName:
     def is_on_any(self, application: bytes) -> bool:
         """Whether a backend bears the name of any worker of this run."""
         return application.startswith(self.of_all.encode())
+
+    @staticmethod
+    def is_on_a_run(application: bytes) -> bool:
+        """Whether a backend bears the name of any run: that will see to its connections itself."""
+        return application.startswith(PREFIX.encode())
 
     @staticmethod
     def worker_on(application: bytes) -> str:
