@@ -25,7 +25,7 @@ class Deferral:
     def hold(self, report: pytest.TestReport) -> pytest.TestReport:
         """Keep a report back; what the runner gets instead says nothing: a second set-up that passed."""
         self.report = report
-        self._stand_in = copy.copy(report)
+        self._stand_in = _copy(report)
         self._stand_in.when = "setup"
         self._stand_in.sections = []
         self._stand_in.duration = 0.0
@@ -50,3 +50,11 @@ class Deferral:
             item.ihook.pytest_runtest_logreport(report=report)
         else:
             stand_in.__dict__.update(report.__dict__)
+
+
+def _copy(report: pytest.TestReport) -> pytest.TestReport:
+    if type(report) is not pytest.TestReport:
+        return copy.copy(report)
+    twin = pytest.TestReport.__new__(pytest.TestReport)  # what copy() comes to, many calls later
+    twin.__dict__.update(report.__dict__)
+    return twin

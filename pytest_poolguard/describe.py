@@ -81,10 +81,10 @@ class Describe:
     def dirty(self, checkout: Checkout) -> Finding:
         """A connection that was given back in the middle of a transaction that wrote."""
         finding = self._checkout(DIRTY_RETURN, checkout)
-        give = checkout.pool.terms.give
+        terms = checkout.pool.terms
         if checkout.returned_at is not None:
             finding.returned_at = self._tree.site(checkout.returned_at)
-        finding.hint = f"commit() before {give}(), or rollback() if that was meant"
+        finding.hint = f"{terms.commit} before {terms.give}(), or {terms.rollback} if that was meant"
         return finding
 
     def overdue(self, checkout: Checkout) -> Finding:

@@ -69,7 +69,8 @@ EXPECTED = "expected"
 KNOWN = "known"  # its site is recorded in the baseline
 IGNORED = "ignored"  # by the settings, with a reason
 
-#: What stands for every process that this run has started: their names and numbers differ from run to run.
+#: What stands for whoever opened a connection unseen. Whether its process is still found to run, and which worker
+#: started it, differ from run to run.
 CHILD = "a child process"
 
 #: The fields of a finding that are places.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pytest_poolguard.describe import Describe
+from pytest_poolguard.drivers.interface import Unaskable
 from pytest_poolguard.findings import Finding
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.owners import Owners
 from pytest_poolguard.records import Owner
+from pytest_poolguard.server.sources import Sources
 
 __all__ = ["PoolGuard"]
 
@@ -14,10 +16,13 @@ __all__ = ["PoolGuard"]
 class PoolGuard:
     """What is checked out now."""
 
-    def __init__(self, ledger: Ledger, owners: Owners, describe: Describe) -> None:
+    def __init__(
+        self, ledger: Ledger, owners: Owners, describe: Describe, sources: Sources | None = None
+    ) -> None:
         self._ledger = ledger
         self._owners = owners
         self._describe = describe
+        self._sources = sources
 
     @property
     def checked_out(self) -> int:
@@ -33,6 +38,20 @@ class PoolGuard:
     def outstanding(self) -> list[Finding]:
         """Everything that is out, fixtures' connections included, oldest first, as it would be reported."""
         return [self._describe.leak(checkout) for checkout in self._ledger.outstanding()]
+
+    def watch_server(self, dsn: str) -> None:
+        """Compare a server before and after, too, that a fixture has started, or that only child processes use.
+
+        To be called before it is used. Where a fixture calls it, what is left open is looked for before the
+        teardown of that fixture, which may stop the server. Nothing is done with ``--poolguard-server=off``.
+        Raises :class:`ValueError` where ``dsn`` is none.
+        """
+        if self._sources is None:
+            return
+        try:
+            self._sources.given(dsn, self._ledger.present)
+        except Unaskable as error:
+            raise ValueError(f"poolguard.watch_server: {error}") from None
 
     @property
     def _test(self) -> Owner:

@@ -8,34 +8,36 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import pytest
 
-from pytest_poolguard.aftermath import Aftermath
 from pytest_poolguard.bystanders import Bystanders
 from pytest_poolguard.clock import Clock
 from pytest_poolguard.deferral import Deferral
 from pytest_poolguard.describe import Describe
+from pytest_poolguard.drivers.canaries import AT_IMPORT
+from pytest_poolguard.drivers.canary import NotSeen
 from pytest_poolguard.drivers.imports import is_there
 from pytest_poolguard.drivers.interface import AddedDriver, Driver, Watch
 from pytest_poolguard.drivers.known import driver_of
 from pytest_poolguard.findings import FAILED, WARNED, Finding
 from pytest_poolguard.judging import Judge
 from pytest_poolguard.ledger import Ledger
-from pytest_poolguard.leftovers import Leftovers
-from pytest_poolguard.marker import Expectations, expectations
+from pytest_poolguard.marker import Expectations, expectations, function_of, has_own_marker
 from pytest_poolguard.origin import SourceTree, printable
 from pytest_poolguard.owners import Owners, boundaries
+from pytest_poolguard.pools_seen import rows_of
 from pytest_poolguard.records import Limits, Opening, Owner
 from pytest_poolguard.server.activity import Ask
 from pytest_poolguard.server.run_name import RunName
-from pytest_poolguard.server.statements import Shown
-from pytest_poolguard.server.watch import ServerWatch
+from pytest_poolguard.serverside import ServerSide
 from pytest_poolguard.settings import Settings
+from pytest_poolguard.shield import Shield
 from pytest_poolguard.tally import Tally
+from pytest_poolguard.this_run import ThisRun, in_force, now
 from pytest_poolguard.tolerance import Tolerance
 from pytest_poolguard.unclosed import Unclosed
 
@@ -46,21 +48,32 @@ class Guard:
     """Watches each library from its :meth:`imported` to :meth:`stop`."""
 
     def __init__(
-        self, config: pytest.Config, settings: Settings, name: RunName, tolerance: Tolerance | None
+        self,
+        config: pytest.Config,
+        settings: Settings,
+        name: RunName,
+        tolerance: Tolerance | None,
+        *,
+        on_github: bool = False,
     ) -> None:
         self.settings = settings
         self.tolerance = tolerance
         self.name = name
         self._process = os.getpid()
+        self._began = now()
+        self.on_github = on_github  #: GitHub Actions reads what is printed
         self.is_controller = False  #: of an xdist run: it runs no test itself
         self.tally = Tally()
         self.clock = Clock()
         self.deferral = Deferral()
         self.expected = Expectations()
+        self._taken_before: int | None = None  #: connections, before the present test; None without a marker
         self.found: list[Finding] = []  #: of the present test, not yet settled
         limits = Limits(timeout=settings.timeout)
         self.ledger = Ledger(self.clock, Owner("session", "session", limits=limits, phase=""), boundaries())
-        self.owners = Owners(self.ledger, self._owner_ended, self._test_ends, self._teardown_begins)
+        self.owners = Owners(
+            self.ledger, self._owner_ended, self._test_ends, self._teardown_begins, self._is_set_up
+        )
         folded = (os.path.dirname(pytest.__file__), os.path.dirname(__file__))
         self._tree = tree = SourceTree(str(config.rootpath), folded)
         self.describe = Describe(self.ledger, tree)
@@ -84,14 +97,10 @@ class Guard:
             pools=settings.open_pools,
         )
         self.test_failed = False  #: the present test, or was skipped: before its teardown
-        self.server: ServerWatch | None = None
-        self.aftermath: Aftermath | None = None
+        self.server: ServerSide | None = None
         if settings.server != "off":
-            shown = Shown(settings.show_sql)
-            self.server = ServerWatch(settings.dsn, self.tally.notices, shown)
-            leftovers = Leftovers(self.ledger, tree, self.describe, self.tally.notices)
-            self.aftermath = Aftermath(
-                self.server, self.ledger, self.owners, leftovers, self.describe, self.tally, name, shown
+            self.server = ServerSide(
+                self.ledger, self.owners, tree, self.describe, self.unclosed, self.tally, name, settings
             )
         self.watch = Watch(
             self.ledger,
@@ -99,9 +108,13 @@ class Guard:
             self._connected,
             settings.dialects,
             dirty_returns=settings.dirty_returns != "off",
+            is_first=self._is_first,
             on_unwatched=self.tally.unwatched.append,
             holders=self.describe.holders,
         )
+        self._looking = self.shield("looking at a test's connections")
+        self._judging = self.shield("judging an owner")
+        self._setting_up = self.shield("looking at a server that a fixture has started")
         self._drivers: dict[str, Driver] = {}
         self.added: list[AddedDriver] = []
 
@@ -122,6 +135,7 @@ class Guard:
         """A module of a driver's library was imported: watch it."""
         try:
             driver.modules[name](module)
+            self._prove(name, module)
             for folder in getattr(sys.modules.get(driver.library), "__path__", ()):
                 self._tree.fold(folder)
         except Exception as error:
@@ -132,6 +146,18 @@ class Guard:
         known = _known(driver)
         if known not in self.tally.patched:
             self.tally.patched.append(known)
+
+    def _prove(self, name: str, module: ModuleType) -> None:
+        """Let what can be proved unnoticed be proved at once; raises :class:`NotSeen`."""
+        proof = AT_IMPORT.get(name) if self.watch.active else None
+        if proof is None:
+            return
+        try:
+            list(proof(module, self.ledger))
+        except NotSeen:
+            raise
+        except Exception:
+            return  # another release, it may be, or a double: nothing was proved, and nothing refuted
 
     def add(self, driver: AddedDriver) -> None:
         """Let a driver of the suite's own report to this run."""
@@ -146,12 +172,17 @@ class Guard:
     def stop(self) -> None:
         """Watch no longer, and give everything back as it was."""
         self.watch.active = False
+        if self.server is not None:
+            self.server.stop()
         for driver in (*self._drivers.values(), *self.added):
             driver.undo()
 
     def _connected(self, opening: Opening, asker: Callable[[], Ask]) -> None:
         if self.server is not None:
             self.server.connected(opening, asker)
+
+    def _is_first(self, opening: Opening) -> bool:
+        return self.server is not None and self.server.is_first(opening)
 
     # faults of our own
 
@@ -169,13 +200,9 @@ class Guard:
         if text not in self.tally.faults:
             self.tally.faults.append(text)
 
-    @contextmanager
-    def shield(self, doing: str, *, books: bool = False) -> Iterator[None]:
+    def shield(self, doing: str, *, books: bool = False) -> Shield:
         """Keep exceptions of our own out of the run; ``books`` where they make the books unreliable."""
-        try:
-            yield
-        except Exception as error:
-            (self.lose_the_books if books else self.fault)(doing, error)
+        return Shield(self.lose_the_books if books else self.fault, doing)
 
     # tests
 
@@ -186,7 +213,10 @@ class Guard:
         self.ledger.overdue = []
         self.ledger.dirty = []
         self.expected = expectations(item)
+        self._taken_before = self.ledger.taken if has_own_marker(item) else None
         self.owners.begin_test(item, self.expected.limits(self.settings.timeout))
+        if self.server is not None:
+            self.server.stuck.watch()
 
     def end_test(self) -> None:
         """A test's teardown is over."""
@@ -195,7 +225,10 @@ class Guard:
             self.expected = Expectations()
         self.found += [self.describe.overdue(checkout) for checkout in self.ledger.overdue]
         self.found += self._dirty_returns()
+        test = self.owners.test
         self.owners.end_test()
+        if self.server is not None and test is not None:
+            self.found += self.server.after(test)
 
     def _dirty_returns(self) -> list[Finding]:
         """What was given back in the middle of a transaction since the last test."""
@@ -208,24 +241,33 @@ class Guard:
     def _test_ends(self, test: Owner) -> None:
         if self.is_in_a_fork:
             return
-        with self.shield("looking at a test's connections"):
-            self.judge.look(test)
+        with self._looking:
+            if test.out:
+                self.judge.look(test)
             if self.unclosed.has_to_do(test):
                 self.unclosed.look(test)
 
+    def _is_set_up(self, fixture: Owner) -> None:
+        if self.server is not None and not self.is_in_a_fork:
+            with self._setting_up:
+                self.server.sources.made_by(fixture)
+
     def _teardown_begins(self, fixture: Owner) -> None:
-        if self.aftermath is not None and not self.is_in_a_fork and self.aftermath.ends_with(fixture):
+        if self.server is not None and self.server.ends_with(fixture):
             with self.shield("looking at a server that ends with a fixture"):
-                self._found_outside(self.aftermath.before_end_of(fixture))
+                self._found_outside(self.server.before_end_of(fixture))
 
     def _owner_ended(self, owner: Owner) -> None:
         if self.is_in_a_fork:
             return
-        has_to_do = owner.out or owner.dropped or self.ledger.session.out or self.unclosed.has_to_do(owner)
-        if not has_to_do:
+        has_out, has_open = bool(owner.out or owner.dropped), self.unclosed.has_to_do(owner)
+        if not (has_out or has_open or self.ledger.session.out or self.unclosed.any_waiting):
             return
-        with self.shield("judging an owner"):
-            findings = self.judge.end(owner) + self.unclosed.end(owner, failed=self.test_failed)
+        with self._judging:
+            self.unclosed.strike_out_closed()
+            findings = self.judge.end(owner) if has_out else []
+            if has_open:
+                findings += self.unclosed.end(owner, failed=self.test_failed)
             test = owner if owner.kind == "test" else self.owners.test
             here = test is not None and test.phase == "teardown"
             for finding in findings:
@@ -236,8 +278,17 @@ class Guard:
                     self.found.append(finding)
                 else:
                     self._found_outside([finding])
-            if owner.kind == "test":
+            if owner.kind == "test" and self.ledger.outstanding():
                 self._found_outside(self.judge.dropped())
+
+    def note_marker(self, item: pytest.Item, *, passed: bool) -> None:
+        """Note whether a test with a marker of its own may have needed it; one that has not passed may."""
+        if self._taken_before is None:
+            return
+        took = self.ledger.taken != self._taken_before or bool(self.ledger.outstanding())
+        can_tell = passed and self.watch.active and not self.tally.unwatched
+        self.tally.mark(function_of(item), was_needed=took or not can_tell)
+        self._taken_before = None
 
     def take_findings(self) -> list[Finding]:
         """The findings of the present test, to settle."""
@@ -251,38 +302,46 @@ class Guard:
 
     def may_still_fail(self) -> bool:
         """Whether a test that has passed so far could still be found at fault in its teardown."""
-        out = self.ledger.outstanding()
-        held = any(checkout.owner is not self.ledger.session for checkout in out)
-        test = self.owners.test
-        held = held or any(owner.dropped for owner in (*self.owners.fixtures, *([test] if test else ())))
-        late = bool(self.ledger.overdue or self.ledger.dirty) or self.unclosed.may_fail()
-        return held or late or self.expected.leaks is not None
+        ledger, test = self.ledger, self.owners.test
+        return (
+            any(checkout.owner is not ledger.session for checkout in ledger.outstanding())
+            or any(owner.dropped for owner in (*self.owners.fixtures, *([test] if test else ())))
+            or bool(ledger.overdue or ledger.dirty)
+            or self.unclosed.may_fail()
+            or self.expected.leaks is not None
+            or (self.server is not None and self.server.each_test is not None)
+        )
 
     # the session
 
-    def end_session(self, *, is_worker: bool) -> None:
+    def end_session(self) -> None:
         """The last fixture is gone: what is left, here and on the server."""
-        if self.is_controller:
-            self._visit_servers(is_worker=False)
-            return
         self._found_outside(self._dirty_returns() + self.judge.end_session())
         for checkout in self.judge.unjudged():
             self.tally.notices.append(f"{checkout.taken_by.name} was interrupted: its connections are not judged")
         self.tally.notices[:] = dict.fromkeys(self.tally.notices)
         self.tally.pools = self.ledger.pools_seen
         self.tally.taken = self.ledger.taken
-        self._visit_servers(is_worker=is_worker)
+        self.visit_servers()
         self._found_outside(self.unclosed.end_session())
         open_pools = [
             pool for pool in self.ledger.pools() if pool.is_open() and not (pool.told or pool.was_closed)
         ]
-        idle = [(self.describe.made(pool), pool.driver.idle(pool.ref())) for pool in open_pools]
-        self.tally.open_pools = [(place, count) for place, count in idle if count]
+        idle = [(pool, pool.driver.idle(pool.ref())) for pool in open_pools]
+        self.tally.open_pools = [(self.describe.made(pool), count) for pool, count in idle if count]
+        self.tally.pool_rows = rows_of(
+            self.ledger.makes.values(), self._tree.site, [(pool.make, count) for pool, count in idle if count]
+        )
         self._find_misspelt_modules()
 
-    def _visit_servers(self, *, is_worker: bool) -> None:
-        if self.aftermath is not None and not self.is_in_a_fork:
-            self._found_outside(self.aftermath.at_end_of_worker() if is_worker else self.aftermath.at_end())
+    def this_run(self) -> ThisRun:
+        """What is told of the run itself, but for how it ended."""
+        return ThisRun(self.name.id, self._began, options=in_force(self.settings))
+
+    def visit_servers(self) -> None:
+        """See what the run has left on the servers."""
+        if self.server is not None and not self.is_in_a_fork:
+            self._found_outside(self.server.end(is_controller=self.is_controller))
 
     def _find_misspelt_modules(self) -> None:
         """Say what was named and can't be imported: that would never be watched."""
@@ -311,14 +370,18 @@ class Guard:
     def heard(self, report: pytest.TestReport) -> None:
         """A report of a test was logged."""
         self.tally.add_report(report)
-        if self.aftermath is not None:
-            self.aftermath.windows.add(report)
+        if self.server is not None:
+            self.server.heard(report)
+
+    def worker_ended(self, name: str, output: dict[str, Any] | None) -> None:
+        """A worker has ended, with what it has to say; None if it has crashed."""
+        self.tally.add_worker(name, output)
+        if self.server is not None:
+            self.server.worker_ended(name, output)
 
     def _look_at_server(self, findings: list[tuple[Finding, Opening]]) -> None:
         if self.server is not None and findings:
-            words = self.server.backends(opening for _, opening in findings)
-            for finding, opening in findings:
-                finding.server = words.get(opening, {})
+            self.server.look_at(findings)
 
 
 def _known(driver: Driver) -> str:

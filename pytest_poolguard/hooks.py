@@ -13,7 +13,7 @@ import pytest
 
 from pytest_poolguard.guard import Guard
 from pytest_poolguard.origin import printable
-from pytest_poolguard.reports import json_file, summary
+from pytest_poolguard.reports import github, json_file, junit, summary
 from pytest_poolguard.settings import runs_no_test
 from pytest_poolguard.settling import Settling
 from pytest_poolguard.tally import ATTRIBUTE
@@ -24,6 +24,8 @@ __all__ = ["ControllerHooks", "RunHooks", "ToleranceHooks", "watch_tests"]
 TEST_HOOKS = "poolguard-tests"
 #: The key of xdist's workeroutput under which a worker tells which tests there are.
 COLLECTED = "poolguard-collected"
+#: Exit codes of a run that came to its end.
+ENDED = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
 
 
 def watch_tests(config: pytest.Config, guard: Guard) -> None:
@@ -38,6 +40,22 @@ class RunHooks:
     def __init__(self, guard: Guard, config: pytest.Config) -> None:
         self.guard = guard
         self.config = config
+        self.was_stopped = False  #: by Ctrl-C, pytest.exit(), or an error of pytest's
+        self.is_written = False  #: the JSON file
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        with self.guard.shield("noting findings for a JUnit file"):
+            junit.note(self.config, report)
+
+    def pytest_keyboard_interrupt(self) -> None:
+        self.was_stopped = True  # whatever exit code pytest.exit() asks for
+
+    def pytest_report_header(self) -> str | None:
+        line = ""
+        with self.guard.shield("looking at the server"):
+            line = self.guard.server.before_run() if self.guard.server is not None else ""
+        return f"poolguard: {line}" if line else None
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self) -> None:
@@ -54,8 +72,9 @@ class RunHooks:
         if self.guard.is_in_a_fork:
             return
         output = getattr(self.config, "workeroutput", None)
-        with self.guard.shield("ending the session"):
-            self.guard.end_session(is_worker=output is not None)
+        if not self.guard.is_controller:
+            with self.guard.shield("ending the session"):
+                self.guard.end_session()
         if output is None and not runs_no_test(self.config):
             with self.guard.shield("comparing with the baseline"):
                 self.guard.conclude()
@@ -66,18 +85,30 @@ class RunHooks:
             pytest.ExitCode.NO_TESTS_COLLECTED,
         ):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        if output is None and self.guard.settings.json:
-            # pytest's own directory: tests may have left the process in another one
-            self.write_json(os.path.join(self.config.invocation_params.dir, self.guard.settings.json))
+        if output is None:
+            ended = session.exitstatus in ENDED and not (session.shouldstop or session.shouldfail)
+            self.write_json(int(session.exitstatus), finished=ended and not self.was_stopped)
 
-    def write_json(self, path: str) -> None:
+    def pytest_unconfigure(self) -> None:
+        # The session never began, or another plugin's end of it has failed before ours.
+        if not self.is_written and not hasattr(self.config, "workeroutput"):
+            self.write_json(None, finished=False)
+
+    def write_json(self, exit_code: int | None, *, finished: bool) -> None:
+        settings, tally = self.guard.settings, self.guard.tally
+        if not settings.json or self.guard.is_in_a_fork:
+            return
+        self.is_written = True
+        # pytest's own directory: tests may have left the process in another one
+        path = os.path.join(self.config.invocation_params.dir, settings.json)
         with self.guard.shield("writing the findings"):
+            run = tally.run = self.guard.this_run()
+            run.know_versions(self.config, tally.patched)
+            run.exit_code, run.finished = exit_code, finished and not tally.lost_worker
             try:
-                json_file.write(path, self.guard.tally)
+                json_file.write(path, tally)
             except OSError as error:
-                self.guard.tally.notices.append(
-                    f"the findings could not be written to {printable(path)}: {error.strerror}"
-                )
+                tally.notices.append(f"the findings could not be written to {printable(path)}: {error.strerror}")
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if self.guard.is_in_a_fork:
@@ -89,8 +120,23 @@ class RunHooks:
         with self.guard.shield("writing the summary"):
             summary.write(terminalreporter, self.guard.tally, self.config.get_verbosity())
             summary.count_errors(terminalreporter, self.guard.tally)
+            if self.guard.on_github and not hasattr(self.config, "workerinput"):
+                self.tell_github(terminalreporter)
         for text in faults[known:]:
             terminalreporter.write_line(summary.fault(text))
+
+    def tell_github(self, terminalreporter: Any) -> None:
+        tally, root = self.guard.tally, str(self.config.rootpath)
+        name = github.below(os.environ.get("GITHUB_WORKSPACE") or root, root)
+        for line in github.commands(tally.findings, name):
+            terminalreporter.write_line(line)
+        path, text = os.environ.get("GITHUB_STEP_SUMMARY"), github.job_summary(tally, name)
+        if path and text:
+            try:
+                with open(path, "a", encoding="utf-8") as file:
+                    file.write(text)
+            except OSError as error:
+                terminalreporter.write_line(f"poolguard: the job summary could not be written: {error.strerror}")
 
     def pytest_enter_pdb(self) -> None:
         self.guard.clock.stop()
@@ -108,13 +154,19 @@ class ControllerHooks:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self.guard.heard(report)
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self) -> None:
+        """The workers are through, and xdist has not yet ended their processes."""
+        with self.guard.shield("looking at what the workers have left"):
+            self.guard.visit_servers()
+
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         self.guard.name.part_of(node.workerinput["testrunuid"])
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        self.guard.tally.add_worker(node.gateway.id, getattr(node, "workeroutput", {}).get(ATTRIBUTE))
+        self.guard.worker_ended(node.gateway.id, getattr(node, "workeroutput", {}).get(ATTRIBUTE))
 
 
 class ToleranceHooks:
@@ -157,34 +209,46 @@ class TestHooks:
     def __init__(self, guard: Guard) -> None:
         self.guard = guard
         self.settling = Settling(guard)
+        shield = guard.shield
+        self._at_begin = shield("beginning a test", books=True)
+        self._at_body = shield("beginning a test's body", books=True)
+        self._at_teardown = shield("beginning a test's teardown", books=True)
+        self._at_end = shield("ending a test")
+        self._at_fixture = shield("beginning a fixture", books=True)
+        self._at_fixture_end = shield("ending a fixture's set-up", books=True)
+        self._at_report = shield("settling a report")
+        self._at_lock = shield("looking at who is in the way")
+        self._at_finish = shield("finishing a test")
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
         try:
             return (yield)
         finally:
-            with self.guard.shield("finishing a test"):
+            with self._at_finish:
                 self.settling.finish(item)
+                if self.guard.server is not None:
+                    self.guard.server.stuck.interrupted(item)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, None, None]:
-        with self.guard.shield("beginning a test", books=True):
+        with self._at_begin:
             self.guard.begin_test(item)
         return (yield)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_call(self) -> None:
-        with self.guard.shield("beginning a test's body", books=True):
+        with self._at_body:
             self.guard.owners.enter("body")
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self) -> Generator[None, None, None]:
-        with self.guard.shield("beginning a test's teardown", books=True):
+        with self._at_teardown:
             self.guard.owners.enter("teardown")
         try:
             return (yield)
         finally:
-            with self.guard.shield("ending a test"):
+            with self._at_end:
                 self.guard.end_test()
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -193,20 +257,26 @@ class TestHooks:
     ) -> Generator[None, object, object]:
         owners = self.guard.owners
         before = owners.ledger.present
-        with self.guard.shield("beginning a fixture", books=True):
+        with self._at_fixture:
             owners.begin_fixture(fixturedef, request)
         try:
             return (yield)
         finally:
-            with self.guard.shield("ending a fixture's set-up", books=True):
+            with self._at_fixture_end:
                 owners.end_setup(fixturedef, before)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(
-        self, item: pytest.Item
+        self, item: pytest.Item, call: pytest.CallInfo[Any]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
-        with self.guard.shield("settling a report"):
+        with self._at_lock:
+            if self.guard.server is not None:
+                error = call.excinfo.value if call.excinfo is not None else None
+                self.guard.server.stuck.tell(item, report, error)
+        with self._at_report:
+            if report.when == "teardown" and self.guard.server is not None:
+                self.guard.server.announce(report)
             return self.settling.made(item, report)
         return report
 
@@ -215,3 +285,14 @@ class TestHooks:
         self.guard.deferral.saw(report)
         if not self.guard.is_controller:
             self.guard.heard(report)
+
+    @pytest.hookimpl(optionalhook=True, tryfirst=True)
+    def pytest_timeout_set_timer(self, settings: Any) -> None:
+        """pytest-timeout's: by this method of its it ends the whole process, and there will be no report."""
+        if self.guard.server is not None and settings.method == "thread":
+            self.guard.server.stuck.lookout.killed_in(settings.timeout)
+
+    @pytest.hookimpl(optionalhook=True, tryfirst=True)
+    def pytest_timeout_cancel_timer(self) -> None:
+        if self.guard.server is not None:
+            self.guard.server.stuck.lookout.killed_in(None)

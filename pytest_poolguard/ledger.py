@@ -26,7 +26,6 @@ class Ledger(Registry):
         self.clock = clock
         self.overdue: list[Checkout] = []  #: those that were out for longer than their owner's limit
         self.dirty: list[Checkout] = []  #: those that were given back in the middle of a transaction that wrote
-        self.taken = 0
         self._out: dict[int, Checkout] = {}
         self._lost = 0
 
@@ -55,7 +54,7 @@ class Ledger(Registry):
         out = len(owner.out)
         if out > owner.peak:  # noqa: PLR1730 - max() costs as much again
             owner.peak = out
-        self.taken += 1
+        pool.make.taken += 1
         return checkout
 
     def _blocked_task(self) -> Task | None:
@@ -181,6 +180,18 @@ class Ledger(Registry):
             self.settle(checkout)
         self.overdue.clear()
         self.dirty.clear()
+
+    def strike_out(self, pool: object) -> None:
+        """Have a pool, and whatever was taken from it, as if it had never been seen."""
+        record = self.pool(pool)
+        if record is None:
+            return
+        for checkout in self.outstanding():
+            if checkout.pool is record:
+                self.settle(checkout)
+        for returned in (self.overdue, self.dirty):
+            returned[:] = [checkout for checkout in returned if checkout.pool is not record]
+        self.forget_pool(record)
 
     def _rekey(self, checkout: Checkout) -> None:
         self._lost -= 1

@@ -68,6 +68,12 @@ class Leftovers:
             if self._is_candidate(opening) and not self._is_kept_by_a_traceback(opening)
         ]
 
+    def known_pids(self) -> set[int]:
+        """Those of open connections, also of those whose server was not asked: asynchronous ones of psycopg2."""
+        openings = [opening for opening in self._ledger.openings() if not opening.is_closed()]
+        pids = {opening.backend_pid or opening.driver.state(opening.ref()).backend_pid for opening in openings}
+        return {pid for pid in pids if pid is not None}
+
     def _is_candidate(self, opening: Opening) -> bool:
         pool = opening.pool
         return (

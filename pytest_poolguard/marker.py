@@ -13,10 +13,18 @@ from typing import Any, Literal
 import pytest
 from _pytest.reports import CollectErrorRepr
 
+from pytest_poolguard.origin import printable
 from pytest_poolguard.records import Limits
 from pytest_poolguard.settings import MARKER
 
-__all__ = ["Expectations", "expectations", "marker_errors", "refuse_wrong_markers"]
+__all__ = [
+    "Expectations",
+    "expectations",
+    "function_of",
+    "has_own_marker",
+    "marker_errors",
+    "refuse_wrong_markers",
+]
 
 
 @dataclass(frozen=True)
@@ -31,7 +39,13 @@ class Expectations:
 
     def limits(self, timeout: float | None) -> Limits:
         """What holds while the test runs; ``timeout`` where the marker has none."""
+        if self is NONE and timeout is None:
+            return NO_LIMITS
         return Limits(self.max, timeout if self.timeout is None else self.timeout, self.hold)
+
+
+#: Of a test that has no marker, and what that means: one of each for all.
+NONE, NO_LIMITS = Expectations(), Limits()
 
 
 def expectations(item: pytest.Item) -> Expectations:
@@ -43,7 +57,18 @@ def expectations(item: pytest.Item) -> Expectations:
             given.pop("reason", None)
         for name, value in given.items():
             arguments.setdefault(name, value)
-    return Expectations(**arguments)
+    return Expectations(**arguments) if arguments else NONE
+
+
+def has_own_marker(item: pytest.Item) -> bool:
+    """Whether a test's function has a marker itself; one of its class or module is meant for others, too."""
+    return any(mark.name == MARKER for mark in item.own_markers)
+
+
+def function_of(item: pytest.Item) -> str:
+    """The node id of a test's function: without its parameters."""
+    name = getattr(item, "originalname", None) or item.name
+    return printable(f"{item.parent.nodeid}::{name}" if item.parent is not None else name)
 
 
 def refuse_wrong_markers(collector: pytest.Collector, report: pytest.CollectReport) -> None:

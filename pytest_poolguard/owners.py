@@ -51,6 +51,7 @@ class Owners:
         on_end: Callable[[Owner], None],
         on_own_end: Callable[[Owner], None],
         on_teardown: Callable[[Owner], None] = lambda _: None,
+        on_setup: Callable[[Owner], None] = lambda _: None,
     ) -> None:
         self.ledger = ledger
         self.test: Owner | None = None
@@ -60,6 +61,7 @@ class Owners:
         self._on_end = on_end  #: an owner is finished
         self._on_own_end = on_own_end  #: a test's own fixtures are gone, wider ones may follow
         self._on_teardown = on_teardown  #: a fixture's teardown begins
+        self._on_setup = on_setup  #: a fixture is set up
 
     # tests
 
@@ -118,6 +120,7 @@ class Owners:
         """A fixture's function came to its ``yield`` or ``return``; ``before`` it, that one was present."""
         owner = self.ledger.present
         self.ledger.now_present(before)
+        self._on_setup(owner)
         fixturedef.addfinalizer(partial(self._begin_teardown, owner))
         if self.test is not None and owner.scope != "function":  # a worker that it started outlives the test
             self.test.threads = frozenset(threading.enumerate())
@@ -136,7 +139,10 @@ class Owners:
 
     def _fixture(self, fixturedef: fixtures.FixtureDef[Any], request: pytest.FixtureRequest) -> Owner:
         xunit = XUNIT_FIXTURE.match(fixturedef.argname)
-        code = getattr(inspect.unwrap(fixturedef.func), "__code__", None)
+        function = fixturedef.func
+        if hasattr(function, "__wrapped__"):  # asked here, for every fixture of every test: unwrap() is dearer
+            function = inspect.unwrap(function)
+        code = getattr(function, "__code__", None)
 
         def value() -> object:
             if xunit:  # what such a function makes, it keeps on the class or module

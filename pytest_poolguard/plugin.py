@@ -5,12 +5,14 @@ A suite without a database pays for nothing more: what guards one is loaded when
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from _pytest import fixtures
+from _pytest._io import TerminalWriter
 
 from pytest_poolguard import hookspec
 from pytest_poolguard.drivers.known import NEVER_IMPORTED
@@ -62,6 +64,18 @@ def pytest_configure(config: pytest.Config) -> None:
             hear_workers(config, standby)
 
 
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    if not config.getoption("poolguard_selftest"):
+        return None
+    from pytest_poolguard.selftest import SelfTest  # noqa: PLC0415 - see above
+
+    standby = config.stash.get(STANDBY, None)
+    if standby is not None:
+        standby.stop()  # it has books of its own
+    writer = TerminalWriter(sys.stdout)
+    return SelfTest(writer.line).run(read_settings(config, config.option).pools)
+
+
 def stand_by(config: pytest.Config, flags: Any) -> None:
     """Watch for libraries from now on, unless poolguard is off."""
     settings = read_settings(config, flags)
@@ -81,16 +95,20 @@ def hear_workers(config: pytest.Config, standby: Standby) -> None:
     config.pluginmanager.register(ControllerHooks(standby.guard()), "poolguard-controller")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def poolguard(request: pytest.FixtureRequest) -> PoolGuard:
-    """What this test has checked out of its pools: ``checked_out``, ``peak``, ``outstanding``."""
+    """What the test that runs has checked out of its pools: ``checked_out``, ``peak``, ``outstanding``.
+
+    And ``watch_server(dsn)``, for a server that a fixture has started.
+    """
     from pytest_poolguard.fixture import PoolGuard  # noqa: PLC0415 - see above
 
     standby = request.config.stash.get(STANDBY, None)
     if standby is None:
         pytest.skip("poolguard is off in this run")
     guard = standby.guard()
-    return PoolGuard(guard.ledger, guard.owners, guard.describe)
+    sources = guard.server.sources if guard.server is not None else None
+    return PoolGuard(guard.ledger, guard.owners, guard.describe, sources)
 
 
 @pytest.hookimpl(wrapper=True)

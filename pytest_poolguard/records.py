@@ -5,6 +5,7 @@ None of them keeps a connection or a pool alive.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 import weakref
@@ -16,10 +17,10 @@ from weakref import ref
 
 from pytest_poolguard.origin import Origin
 
-__all__ = ["Checkout", "Limits", "Opening", "Owner", "Pool", "Supply", "Task"]
-__all__ = ["Checkout", "Limits", "Opening", "Owner", "Pool", "Reference", "Task"]
+__all__ = ["Checkout", "Limits", "Make", "Opening", "Owner", "Pool", "Reference", "Supply", "Task"]
 
-
+#: The end of a label: ``(1..10)``.
+SIZE = re.compile(r"\.\.(\d+)\)$")
 #: Makes what refers to an object without keeping it alive: called, it returns the object, or None.
 Reference = Callable[[Any], Callable[[], Any]]
 
@@ -62,6 +63,20 @@ class Owner:
     peak: int = 0  #: most connections out at once
 
 
+class Make:
+    """The pools of one class and size that were made at one place, the same way; it outlives them."""
+
+    __slots__ = ("label", "library", "made", "made_known", "pools", "taken")
+
+    def __init__(self, library: str, label: str, made: Origin, *, made_known: bool) -> None:
+        self.library = library
+        self.label = label
+        self.made = made
+        self.made_known = made_known
+        self.pools = 0  #: how many
+        self.taken = 0  #: connections that were taken from them
+
+
 class Pool:
     """What is remembered of one pool; never the pool itself."""
 
@@ -71,6 +86,7 @@ class Pool:
         "label",
         "made",
         "made_known",
+        "make",
         "owner",
         "phase",
         "ref",
@@ -96,10 +112,17 @@ class Pool:
         self.label = label  #: class and size: ``ThreadedConnectionPool(1..10)``
         self.made = made
         self.made_known = made_known  #: else ``made`` is where it was first used
+        self.make = Make(driver.library, label, made, made_known=made_known)  #: the registry puts in a common one
         self.owner = owner
         self.phase = owner.phase
         self.was_closed = False  #: by somebody's call
         self.told = False  #: it was reported that it is not closed
+
+    @property
+    def most(self) -> int:
+        """Connections that it opens at most, as its label has it; 0 where there is no limit, or none is known."""
+        size = SIZE.search(self.label)
+        return int(size[1]) if size is not None else 0
 
     def is_open(self) -> bool:
         """Whether the pool still exists and can hand out connections."""
@@ -114,6 +137,7 @@ class Opening:
         "__weakref__",
         "at",
         "backend_pid",
+        "database",
         "driver",
         "opened",
         "owner",
@@ -137,6 +161,7 @@ class Opening:
         self.pool: Pool | None = None
         self.backend_pid: int | None = None
         self.server: Any = None  #: which server, as the driver names it; None where there is no real one
+        self.database = ""  #: the name of the one that it is connected to
         self.at = time.monotonic()
         self.told = False  #: a leak of it was reported
 

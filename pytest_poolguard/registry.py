@@ -14,7 +14,7 @@ from typing import Any
 from weakref import ref
 
 from pytest_poolguard.origin import Origin, capture
-from pytest_poolguard.records import Opening, Owner, Pool, Reference, Supply, Task
+from pytest_poolguard.records import Make, Opening, Owner, Pool, Reference, Supply, Task
 
 __all__ = ["Registry"]
 
@@ -32,6 +32,7 @@ class Registry:
         self.stops = stops
         self.pools_seen = 0
         self.records: dict[int, Pool] = {}  #: of pools, by their id(); for :meth:`pool` where calls are dear
+        self.makes: dict[tuple[Any, ...], Make] = {}  #: of all pools seen, also those that are gone
         self._openings: dict[int, Opening] = {}
         self.main_thread = threading.main_thread().ident or 0
         self._threads: dict[int, Any] = getattr(threading, "_active", {})
@@ -78,9 +79,39 @@ class Registry:
         record = self.records[id(pool)] = Pool(
             pool, driver, label, made, owner, made_known=made_known, reference=reference
         )
+        record.make = self._common(record.make)
+        record.make.pools += 1
         owner.made.append(record)
         self.pools_seen += 1
         return record
+
+    def _common(self, make: Make) -> Make:
+        """The one that stands for all pools that are made so."""
+        # Code objects by identity: equal ones may be of different files. Those of the first are kept, by it.
+        made = tuple(part if isinstance(part, int) else id(part) for part in make.made)
+        return self.makes.setdefault((make.library, make.label, make.made_known, len(made), made), make)
+
+    def forget_pool(self, record: Pool) -> None:
+        """Strike a pool from the record; of those that were made alike, it is to be the only one."""
+        self.pools_seen -= 1
+        record.owner.made.remove(record)
+        for key, known in list(self.records.items()):  # the dictionary itself is known to others
+            if known is record:
+                del self.records[key]
+        for alike, make in list(self.makes.items()):
+            if make is record.make:
+                del self.makes[alike]
+
+    def strike_out_opening(self, connection: object) -> None:
+        """Have a connection as if it had never been seen."""
+        opening = self._openings.pop(id(connection), None)
+        if opening is not None:
+            opening.owner.opened.remove(opening)
+
+    @property
+    def taken(self) -> int:
+        """How many connections were taken."""
+        return sum(make.taken for make in list(self.makes.values()))
 
     def pools(self) -> list[Pool]:
         """Every pool seen that is still alive, in the order in which they were made."""
@@ -106,6 +137,10 @@ class Registry:
     def openings(self) -> list[Opening]:
         """The connections that still exist in this process, open or closed."""
         return [opening for opening in list(self._openings.values()) if opening.ref() is not None]
+
+    def on_record(self) -> list[Opening]:
+        """How connections were opened, whatever has become of them, without a touch of any."""
+        return list(self._openings.values())
 
     # who takes it
 

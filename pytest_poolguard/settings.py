@@ -22,8 +22,10 @@ __all__ = [
     "runs_no_test",
 ]
 
+#: The option that says what poolguard is to do.
+MODE = "poolguard"
 MODES = ("fail", "warn", "off")
-SERVER = ("session", "off")
+SERVER = ("session", "test", "off")
 SQL = ("shape", "full", "off")
 TOLD = ("warn", "fail", "off")
 
@@ -95,12 +97,17 @@ class Option(NamedTuple):
     help: str
     metavar: str
     env: str = ""
-    ini: Literal["string", "linelist"] = "string"
+    ini: Literal["string", "linelist", ""] = "string"  #: the ini key's type; empty where there is only the flag
 
     @property
     def is_switch(self) -> bool:
         """Whether the flag takes no value: to give it is to say yes."""
         return self.parse is _yes_or_no
+
+    @property
+    def field(self) -> str:
+        """The attribute of the settings."""
+        return self.name.removeprefix("poolguard_") if self.name != MODE else "mode"
 
     @property
     def flag(self) -> str:
@@ -181,7 +188,8 @@ OPTIONS = (
         "poolguard_server",
         _one_of(SERVER),
         "session",
-        "session: pg_stat_activity is compared before and after the session (default); off: it is not read",
+        "session: pg_stat_activity is compared before and after the session (default); test: it is read after "
+        "every test, too; off: it is not read",
         "{" + ",".join(SERVER) + "}",
     ),
     Option(
@@ -245,6 +253,15 @@ OPTIONS = (
         "write the findings to this file, as JSON; folders that are missing are made",
         "FILE",
     ),
+    Option(
+        "poolguard_selftest",
+        _yes_or_no,
+        False,
+        "run no tests: import each library that is installed, prove that its connections are seen, and say so; "
+        "exit code 1 if one can't be watched",
+        "",
+        ini="",
+    ),
 )
 
 
@@ -280,6 +297,7 @@ class Settings(NamedTuple):
     strict_baseline: bool
     ignore: tuple[Ignored, ...]
     json: str
+    selftest: bool
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -290,7 +308,8 @@ def add_options(parser: pytest.Parser) -> None:
         if option.is_switch:
             given = {"action": "store_const", "const": "true"}
         group.addoption(option.flag, dest=option.name, default=None, help=option.help, **given)
-        parser.addini(option.name, option.help, type=option.ini, default=None)
+        if option.ini:
+            parser.addini(option.name, option.help, type=option.ini, default=None)
 
 
 def read_settings(config: pytest.Config, flags: Any) -> Settings:
@@ -299,21 +318,20 @@ def read_settings(config: pytest.Config, flags: Any) -> Settings:
     ``flags`` is the namespace of parsed flags: before the first conftest is loaded, it is not in the config
     yet. Raises :class:`pytest.UsageError` where a value is not allowed.
     """
-    values = {option.name: _value(option, config, flags) for option in OPTIONS}
+    values = {option.field: _value(option, config, flags) for option in OPTIONS}
     for name in ("update_baseline", "strict_baseline"):
-        if values[f"poolguard_{name}"] and not values["poolguard_baseline"]:
+        if values[name] and not values["baseline"]:
             flag = f"--poolguard-{name.replace('_', '-')}"
             raise pytest.UsageError(
                 f"poolguard: {flag}: there is no baseline; name it with --poolguard-baseline=FILE"
             )
-    if values["poolguard_update_baseline"]:
-        _parsed("--poolguard-baseline", _file, values["poolguard_baseline"])
-    mode = values.pop("poolguard")
-    return Settings(mode, **{name.removeprefix("poolguard_"): value for name, value in values.items()})
+    if values["update_baseline"]:
+        _parsed("--poolguard-baseline", _file, values["baseline"])
+    return Settings(**values)
 
 
 def _value(option: Option, config: pytest.Config, flags: Any) -> Any:
-    from_ini = _one_text(config.getini(option.name))
+    from_ini = _one_text(config.getini(option.name)) if option.ini else None
     if from_ini and option.is_kept_with_the_suite and getattr(config, "inipath", None) is not None:
         from_ini = os.path.join(os.path.dirname(config.inipath or ""), from_ini)
     sources = (

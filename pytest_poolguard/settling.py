@@ -58,20 +58,27 @@ class Settling:
         held = guard.deferral.report
         bearer = held or teardown
         try:
-            verdict = decide(
-                guard.take_findings(),
-                guard.expected,
-                mode=guard.settings.mode,
-                may_fail=self._status in ("passed", "failed"),
-                tolerate=guard.tolerate,
-            )
-            if bearer is not None and (verdict.findings or verdict.fails):
-                told = self._tell(item, bearer, verdict, item.config.get_verbosity())
-                guard.tally.carry(bearer, verdict.findings, told=told)
-            if verdict.unmet and not verdict.fails:  # no failure tells it
-                guard.tally.notices.append(f"{printable(item.nodeid)}: {verdict.unmet}")
+            findings = guard.take_findings()
+            if findings or guard.expected.leaks is not None:  # mostly there is nothing to decide
+                self._bring(findings, item, bearer)
+            guard.note_marker(item, passed=self._status == "passed" and teardown is not None)
         finally:
             guard.deferral.release(item)
+
+    def _bring(self, findings: list[Finding], item: pytest.Item, bearer: pytest.TestReport | None) -> None:
+        guard = self._guard
+        verdict = decide(
+            findings,
+            guard.expected,
+            mode=guard.settings.mode,
+            may_fail=self._status in ("passed", "failed"),
+            tolerate=guard.tolerate,
+        )
+        if bearer is not None and (verdict.findings or verdict.fails):
+            told = self._tell(item, bearer, verdict, item.config.get_verbosity())
+            guard.tally.carry(bearer, verdict.findings, told=told)
+        if verdict.unmet and not verdict.fails:  # no failure tells it
+            guard.tally.notices.append(f"{printable(item.nodeid)}: {verdict.unmet}")
 
     def _tell(self, item: pytest.Item, bearer: pytest.TestReport, verdict: Verdict, verbosity: int) -> bool:
         """Put a verdict into words where they belong; whether pytest will print them."""

@@ -5,6 +5,7 @@ A suite without a database never loads more of the plugin than this, the setting
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from types import ModuleType
@@ -31,6 +32,8 @@ class Standby:
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self.settings = settings
         self.name = RunName()
+        # Not within a test of another run. Later, our own tests are in the environment.
+        self._on_github = os.environ.get("GITHUB_ACTIONS") == "true" and "PYTEST_CURRENT_TEST" not in os.environ
         self._config = config
         self._guard: Guard | None = None
         self.tolerance: Tolerance | None = None
@@ -68,7 +71,7 @@ class Standby:
             from pytest_poolguard.guard import Guard  # noqa: PLC0415 - see above
             from pytest_poolguard.hooks import RunHooks  # noqa: PLC0415
 
-            self._guard = Guard(self._config, self.settings, self.name, self.tolerance)
+            self._guard = Guard(self._config, self.settings, self.name, self.tolerance, on_github=self._on_github)
             if self.settings.server != "off":
                 self.name.take()
             self._config.pluginmanager.register(RunHooks(self._guard, self._config), "poolguard-run")

@@ -9,9 +9,12 @@ import pytest
 
 from pytest_poolguard.findings import FAILED, Finding
 from pytest_poolguard.origin import Place
+from pytest_poolguard.pools_seen import PoolRow, gathered
 from pytest_poolguard.server.census import Visit
+from pytest_poolguard.server.demand import Demand
+from pytest_poolguard.this_run import ThisRun
 
-__all__ = ["Tally"]
+__all__ = ["ATTRIBUTE", "Tally", "carried_by"]
 
 #: The attribute of a report, and the key of xdist's workeroutput, under which findings travel.
 ATTRIBUTE = "poolguard"
@@ -24,15 +27,32 @@ class Tally:
     findings: list[Finding] = field(default_factory=list)  #: all of them
     untold: list[Finding] = field(default_factory=list)  #: those whose text no failure shows
     outside: list[Finding] = field(default_factory=list)  #: those that no test's report carries
+    run: ThisRun | None = None  #: what is told of the run itself
+    lost_worker: bool = False  #: one could not say what it has found
     pools: int = 0
+    pool_rows: list[PoolRow] = field(default_factory=list)  #: the same pools, by class, size and place
     taken: int = 0
     patched: list[str] = field(default_factory=list)  #: libraries that were imported, with their versions
     unwatched: list[str] = field(default_factory=list)  #: libraries that were imported, and why nobody watches
     open_pools: list[tuple[Place | None, int]] = field(default_factory=list)
     visits: list[Visit] = field(default_factory=list)  #: the servers of the run
+    servers: list[dict[str, Any]] = field(default_factory=list)  #: a worker's, for the controller alone
+    open_pids: list[int] = field(default_factory=list)  #: of backends of the workers' own connections
+    demands: list[Demand] = field(default_factory=list)  #: on each of them, of each worker
     notices: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)  #: what fails the run, and is no finding
     faults: list[str] = field(default_factory=list)
+    #: Functions with a marker of their own whose tests have passed, and whether one of them may have needed it.
+    marked: dict[str, bool] = field(default_factory=dict)
+
+    @property
+    def unused_markers(self) -> list[str]:
+        """The functions with a marker whose tests have taken no connection."""
+        return [name for name, was_needed in self.marked.items() if not was_needed]
+
+    def mark(self, name: str, *, was_needed: bool) -> None:
+        """Note a test of a function with a marker."""
+        self.marked[name] = was_needed or self.marked.get(name, False)
 
     def carry(self, report: pytest.TestReport, findings: list[Finding], *, told: bool) -> None:
         """Let a report carry findings: plain data only, anything else would end an xdist worker."""
@@ -40,13 +60,11 @@ class Tally:
 
     def add_report(self, report: Any) -> None:
         """Take the findings that a logged report carries."""
-        carried = getattr(report, ATTRIBUTE, None)
-        if carried:
-            findings = [Finding.from_dict(plain) for plain in carried["findings"]]
+        findings = carried_by(report)
+        if findings:
             self.findings += findings
-            self.untold += [
-                finding for finding in findings if not (carried["told"] and finding.verdict == FAILED)
-            ]
+            told = getattr(report, ATTRIBUTE)["told"]
+            self.untold += [finding for finding in findings if not (told and finding.verdict == FAILED)]
 
     def add_outside(self, findings: list[Finding]) -> None:
         """Take findings that no test's report carries."""
@@ -71,19 +89,39 @@ class Tally:
                 [place and [place.file, place.line, place.function, place.text, place.own], count]
                 for place, count in self.open_pools
             ],
+            "servers": self.servers,
+            "open_pids": self.open_pids,
+            "visits": [visit.to_dict() for visit in self.visits],
+            "demands": [demand.to_dict() for demand in self.demands],
             "notices": self.notices,
             "faults": self.faults,
+            "pool_rows": [row.to_dict() for row in self.pool_rows],
+            "marked": self.marked,
         }
 
     def add_worker(self, name: str, plain: dict[str, Any] | None) -> None:
         """Add what another process found; None if it could not say so any more."""
         if plain is None:
+            self.lost_worker = True
             self.notices.append(f"worker {name} ended without a word: what it left checked out is not judged")
             return
         self.add_outside([Finding.from_dict(finding) for finding in plain["outside"]])
         self.pools += plain["pools"]
         self.taken += plain["taken"]
         self.open_pools += [(place and Place(*place), count) for place, count in plain["open_pools"]]
+        self.visits += [Visit.from_dict(visit) for visit in plain["visits"]]
+        self.servers += plain["servers"]
+        self.open_pids += plain["open_pids"]
+        self.demands += [Demand(**demand) for demand in plain["demands"]]
+        self.pool_rows = gathered([*self.pool_rows, *map(PoolRow.from_dict, plain["pool_rows"])])
+        for function, was_needed in plain["marked"].items():
+            self.mark(function, was_needed=was_needed)
         for told in ("patched", "unwatched", "notices", "faults"):
             mine = getattr(self, told)
             mine += [text for text in plain[told] if text not in mine]
+
+
+def carried_by(report: Any) -> list[Finding]:
+    """The findings that :meth:`Tally.carry` has let a report carry."""
+    carried = getattr(report, ATTRIBUTE, None)
+    return [Finding.from_dict(plain) for plain in carried["findings"]] if carried else []

@@ -20,7 +20,7 @@ from pytest_poolguard.findings import (
     Finding,
     counted,
 )
-from pytest_poolguard.identity import file_of
+from pytest_poolguard.identity import file_of, test_of
 from pytest_poolguard.ignoring import Ignored
 from pytest_poolguard.origin import Place, printable
 from pytest_poolguard.selection import Selection
@@ -69,6 +69,8 @@ class Tolerance:
         if not self._ignored:
             return None
         sites = _names(finding.acquired, finding.called_from)
+        if finding.opened_by:  # by no code that was seen: its test is all that tells it from others
+            sites.append(test_of(finding.nodeid))
         made = _names(finding.pool_made)
         pool = finding.pool.partition("(")[0]
         return next((entry for entry in self._ignored if entry.matches(pool, sites, made)), None)

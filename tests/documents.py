@@ -1,8 +1,8 @@
 """The parts of the documents that are printed by real runs, not typed.
 
 A comment in front of a block says where it comes from: ``<!-- generated: RUN, PART -->``. RUN is a name of
-:data:`RUNS` or :data:`STEPS`; PART is ``all``, ``summary``, ``table``, ``end``, ``report of TEST``,
-``hint of TEST`` or ``file``, what a step has written.
+:data:`RUNS` or :data:`STEPS`; PART is ``screen``, ``all``, ``summary``, ``table``, ``end``,
+``report of TEST``, ``section of TEST``, ``hint of TEST`` or ``file``, what a step has written.
 """
 
 from __future__ import annotations
@@ -30,9 +30,12 @@ RUNS = {
     "orders": ("tests/test_orders.py",),
     "expected": ("small/test_expected.py",),
     "hints": ("small/test_hints.py",),
+    "children": ("small/test_children.py",),
     "session": ("small/test_session.py",),
     "no pool": ("small/test_no_pool.py",),
     "in-house": ("inhouse",),
+    "locks": ("small/test_locks.py",),
+    "selftest": ("--poolguard-selftest",),
 }
 
 
@@ -65,8 +68,11 @@ BLOCK = re.compile(r"^<!-- generated: ([\w -]+), ([\w ]+) -->\n```text\n(.*?)^``
 VARIES = (
     (r"\b[\d.]+ (ms|s|min)\b", "A WHILE"),
     (r"\bin [\d.]+s\b", "in A WHILE"),
-    (r"\bbackend pid \d+", "backend pid N"),
-    (r"\bpsycopg2 [\d.]+", "psycopg2 VERSION"),
+    (r"\bpid \d+", "pid N"),
+    (
+        r"\b(psycopg2|psycopg|psycopg_pool|asyncpg|sqlalchemy|pytest|pytest-poolguard|Python) \d[\w.]*",
+        r"\1 VERSION",
+    ),
     (r"(poolguard: )\S+(: before this run )\d+ of \d+ connections in use(?: \([^)]*\))?", r"\1SERVER\2N"),
     (r"={3,}", "==="),
     (r"_{3,}", "___"),
@@ -80,6 +86,7 @@ class Printer:
         self._copy = folder / "examples"
         self._written: dict[str, str] = {}
         foreign = ("PYTEST_ADDOPTS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD", "POOLGUARD_DSN", "FORCE_COLOR", "SHOP")
+        foreign += ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY")
         env = {name: value for name, value in os.environ.items() if name not in foreign}
         # As on CI: pytest cuts nothing off there.
         self._env = env | {"POOLGUARD_TEST_DSN": dsn, "PYTHONIOENCODING": "utf-8", "COLUMNS": "80", "CI": "true"}
@@ -111,7 +118,8 @@ class Printer:
             timeout=120,
             check=False,
         )
-        return done.stdout
+        # The server's own folder is as good as any for a reader.
+        return re.sub(r"\S*poolguard-\w+/data(?=:\d)", "/run/postgresql", done.stdout)
 
     def part(self, run: str, part: str) -> str:
         """One part of what a run prints; raises ValueError where the run prints no such thing."""
@@ -123,8 +131,10 @@ class Printer:
             "all": r"^(=+ (?:FAILURES|poolguard.*?) =+\n.*)",
             "summary": r"^(=+ poolguard.*?)^=+ (?:short test summary|\d+ passed)",
             "table": r"^( conns  tests .*?)^=+ ",
+            "screen": r"(.*)",
             "end": r"^=+ short test summary info =+\n(.*)",
             "report": rf"^_+ {test} _+\n(.+?)^(?:__|==|--)",
+            "section": rf"^_+ {test} _+\n.+?^(-+ poolguard: .+?)^(?:__|==|--)",
             "hint": rf"^_+ {test} _+\n.+?((?:^  (?:note|hint): [^\n]+\n)+)",
         }.get(name)
         found = re.search(pattern, screen, re.MULTILINE | re.DOTALL) if pattern else None

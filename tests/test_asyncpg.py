@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import inspect
 
 import asyncpg
@@ -893,23 +892,3 @@ def test_it():
 """
     ).assert_silent(passed=1)
     assert [vars(holder)[name] for holder, name in functions] == before
-
-
-def test_a_version_without_the_expected_methods_is_named_and_the_rest_is_watched(suite):
-    suite.file("asyncpg/__init__.py", "from asyncpg import connect_utils, pool")
-    suite.file("asyncpg/connect_utils.py", "async def _connect(): pass")
-    suite.file("asyncpg/pool.py", "class Pool:\n    def __init__(self): pass")
-    result = suite.run(
-        """
-import asyncpg
-
-def test_leaks(pool):
-    pool.getconn()
-""",
-        "-opythonpath=.",
-        subprocess=True,
-    )
-    result.assert_outcomes(failed=1)
-    assert result.blamed == ["test_leaks"]
-    version = importlib.metadata.version("asyncpg")
-    assert result.data["notices"] == [f"asyncpg {version} is not watched: asyncpg.pool.Pool has no _acquire"]

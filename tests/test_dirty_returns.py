@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 # C extensions, which can't be imported anew for every inner run
+import asyncpg  # noqa: F401
 import psycopg  # noqa: F401
 import psycopg_pool  # noqa: F401
 import pytest
@@ -309,6 +310,137 @@ async def test_it(poolguard):
 """,
         "--poolguard-dirty-returns=warn",
         "-oasyncio_mode=auto",
+    )
+    result.assert_outcomes(passed=1)
+    assert {f["kind"] for f in result.findings} <= {"dirty_return"}
+
+
+def test_what_an_exception_has_interrupted_says_so_by_itself(run):
+    run(
+        """
+DEF test_it(pool):
+    conn = TAKE
+    with pytest.raises(ZeroDivisionError):
+        try:
+            WRITE
+            1 / 0
+        finally:
+            GIVE
+""",
+        FAIL,
+    ).assert_silent(passed=1)
+
+
+ASYNCPG = (
+    TABLE
+    + """
+WRITE = "INSERT INTO dirty (n) VALUES (2)"
+
+@pytest.fixture
+async def pool():
+    pool = await asyncpg.create_pool(DSN, min_size=1, max_size=1)
+    yield pool
+    pool.terminate()
+"""
+)
+
+
+def run_asyncpg(suite, source: str, *args: str):
+    header = 'import asyncpg, contextlib, os, psycopg2, pytest\nDSN = os.environ["SUITE_DSN"]\n'
+    return suite.run(ASYNCPG + source, "-oasyncio_mode=auto", *args, header=header)
+
+
+@pytest.mark.parametrize("begin", ['conn.execute("BEGIN")', "conn.transaction().start()"])
+def test_asyncpg_rolls_back_a_transaction_that_no_block_has_ended(suite, begin):
+    result = run_asyncpg(
+        suite,
+        f"""
+async def test_lost(pool):
+    async with pool.acquire() as conn:
+        await {begin}
+        await conn.execute(WRITE)
+
+async def test_by_hand(pool):
+    conn = await pool.acquire()
+    await {begin}
+    await conn.execute(WRITE)
+    await pool.release(conn)
+""",
+        FAIL,
+    )
+    result.assert_outcomes(failed=2)
+    assert {f["kind"] for f in result.findings} == {"dirty_return"}
+    assert result.blamed == ["test_by_hand", "test_lost"]
+    (given,) = [f["returned_at"]["text"] for f in result.findings if "by_hand" in f["nodeid"]]
+    assert given == "await pool.release(conn)"
+    assert {f["hint"] for f in result.findings} == {"COMMIT before release(), or ROLLBACK if that was meant"}
+
+
+def test_every_other_return_to_asyncpg_is_silent(suite):
+    run_asyncpg(
+        suite,
+        """
+async def test_autocommit(pool):
+    async with pool.acquire() as conn:
+        await conn.execute(WRITE)
+
+async def test_transaction(pool):
+    async with pool.acquire() as conn, conn.transaction():
+        await conn.execute(WRITE)
+
+@pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
+async def test_ended(pool, end):
+    conn = await pool.acquire()
+    await conn.execute("BEGIN")
+    await conn.execute(WRITE)
+    await conn.execute(end)
+    await pool.release(conn)
+
+async def test_read(pool):
+    conn = await pool.acquire()
+    await conn.execute("BEGIN")
+    await conn.execute("SELECT * FROM dirty FOR UPDATE")
+    await pool.release(conn)
+
+async def test_failed(pool):
+    with pytest.raises(ZeroDivisionError):
+        async with pool.acquire() as conn:
+            await conn.execute("BEGIN")
+            await conn.execute(WRITE)
+            1 / 0
+    async with pool.acquire() as conn:
+        await conn.execute("BEGIN")
+        with contextlib.suppress(asyncpg.PostgresError):
+            await conn.execute("SELECT 1 / 0")
+    assert pool.get_idle_size() == 1
+""",
+        FAIL,
+    ).assert_silent(passed=6)
+
+
+def test_a_task_that_is_cancelled_while_asyncpg_is_asked_has_returned_its_connection(suite):
+    result = run_asyncpg(
+        suite,
+        """
+import asyncio
+
+async def test_it(pool, poolguard):
+    for ticks in range(8):
+        conn = await pool.acquire()
+        await conn.execute("BEGIN")
+        await conn.execute(WRITE)
+        task = asyncio.create_task(pool.release(conn))
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        if ticks:
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        async with pool.acquire(timeout=10) as conn:
+            assert not conn.is_in_transaction()
+        assert poolguard.checked_out == 0
+""",
+        "--poolguard-dirty-returns=warn",
     )
     result.assert_outcomes(passed=1)
     assert {f["kind"] for f in result.findings} <= {"dirty_return"}

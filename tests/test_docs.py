@@ -7,17 +7,23 @@ import difflib
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from documents import BLOCK, DOCUMENTS, ROOT, Printer, brought_up_to_date, comparable
+from schema import SCHEMA
 
 from pytest_poolguard.findings import EXPECTED, FAILED, IGNORED, KNOWN, WARNED, Finding
 from pytest_poolguard.fixture import PoolGuard
 from pytest_poolguard.marker import ARGUMENTS
-from pytest_poolguard.reports.json_file import as_json
+from pytest_poolguard.origin import Place
+from pytest_poolguard.pools_seen import PoolRow
+from pytest_poolguard.reports.json_file import as_json, sites
+from pytest_poolguard.server.census import Census, Visit
 from pytest_poolguard.settings import OPTIONS
 from pytest_poolguard.tally import Tally
+from pytest_poolguard.this_run import ThisRun
 
 PACKAGE = ROOT / "pytest_poolguard"
 REWRITE = os.environ.get("POOLGUARD_REWRITE_DOCS")
@@ -37,8 +43,8 @@ def rows(text: str) -> dict[str, list[str]]:
 
 
 @pytest.fixture(scope="module")
-def printer(dsn: str, tmp_path_factory: pytest.TempPathFactory) -> Printer:
-    return Printer(dsn, tmp_path_factory.mktemp("steps"))
+def printer(quiet_dsn: str, tmp_path_factory: pytest.TempPathFactory) -> Printer:
+    return Printer(quiet_dsn, tmp_path_factory.mktemp("steps"))
 
 
 @pytest.mark.parametrize(
@@ -120,7 +126,8 @@ def test_every_option_is_in_the_reference_with_its_default(option):
     row = rows(text_of("docs/reference.md"))[f"`{option.flag}`"]
     default = ",".join(option.default) if isinstance(option.default, tuple) else option.default
     default = f"`{default}`" if default else "none"
-    assert row[1:4] == [f"`{option.name}`", f"`{option.env}`" if option.env else "none", default]
+    ini = f"`{option.name}`" if option.ini else "none"
+    assert row[1:4] == [ini, f"`{option.env}`" if option.env else "none", default]
 
 
 @EVERY_DOCUMENT
@@ -145,7 +152,26 @@ def test_every_field_of_the_json_file_is_in_the_reference():
     fields = {*as_json(Tally()), *finding}
     fields |= {f"{part}.{name}" for part in ("owner", "pool") for name in finding[part]}
     fields -= {"owner", "pool"}
+    for part in ("run", "pool", "site", "server"):
+        fields |= {*SCHEMA["$defs"][part]["properties"]}
     assert {f"`{name}`" for name in fields} <= set(rows(text_of("docs/reference.md")))
+
+
+def test_the_schema_names_every_field_of_the_json_file_and_no_other():
+    finding = Finding("checked_out", "psycopg2", "SimpleConnectionPool(1..2)", "test", "test_it").to_dict()
+    for part, fields in (
+        (SCHEMA, as_json(Tally())),
+        (SCHEMA["$defs"]["run"], ThisRun("", "").to_dict()),
+        (SCHEMA["$defs"]["pool"], PoolRow("", "").to_dict()),
+        (SCHEMA["$defs"]["finding"], {"run": "", **finding}),
+        (SCHEMA["$defs"]["finding"]["properties"]["owner"], finding["owner"]),
+        (SCHEMA["$defs"]["finding"]["properties"]["pool"], finding["pool"]),
+        (SCHEMA["$defs"]["site"], sites([finding])[0]),
+        (SCHEMA["$defs"]["server"], {"run": "", **Visit("").to_dict()}),
+        (SCHEMA["$defs"]["census"], asdict(Census(0, 0, 0))),
+        (SCHEMA["$defs"]["place"], asdict(Place("", 0, "", ""))),
+    ):
+        assert set(part["properties"]) == set(part["required"]) == set(fields)
 
 
 @pytest.mark.parametrize("verdict", [FAILED, WARNED, EXPECTED, KNOWN, IGNORED])

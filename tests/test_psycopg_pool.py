@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import inspect
 
 # C extensions, which can't be imported anew for every inner run
@@ -402,27 +401,6 @@ def test_it():
     assert [vars(cls)[name] for cls, name in functions] == before
 
 
-def test_a_version_without_the_expected_methods_is_named_and_the_rest_is_watched(suite):
-    suite.file("psycopg_pool/__init__.py", "from psycopg_pool import pool")
-    suite.file("psycopg_pool/pool.py", "class ConnectionPool: pass")
-    result = suite.run(
-        """
-import psycopg_pool
-
-def test_leaks(pool):
-    pool.getconn()
-""",
-        "-opythonpath=.",
-        subprocess=True,
-    )
-    result.assert_outcomes(failed=1)
-    assert result.blamed == ["test_leaks"]
-    version = importlib.metadata.version("psycopg_pool")
-    assert result.data["notices"] == [
-        f"psycopg_pool {version} is not watched: psycopg_pool.pool.ConnectionPool has no getconn"
-    ]
-
-
 def test_a_version_that_is_too_old_is_named_once_and_left_as_it_is(suite):
     suite.file(
         "old.py",
@@ -444,34 +422,6 @@ def test_it(pool):
     )
     result.assert_outcomes(passed=1)
     assert result.data["notices"] == ["psycopg_pool 3.0.3 is not watched: it is older than 3.1"]
-
-
-def test_a_psycopg2_without_the_expected_methods_is_named_and_psycopg_pool_is_watched(suite):
-    suite.file(
-        "psycopg2/__init__.py", "__version__ = '3.0 (some)'\ndef connect(): pass\nfrom psycopg2 import pool"
-    )
-    suite.file(
-        "psycopg2/pool.py", "class AbstractConnectionPool:\n    def __init__(self): pass\n    _connect = __init__"
-    )
-    result = suite.run(
-        """
-import psycopg2.pool
-
-def test_leaks(pool):
-    pool.getconn()
-
-def test_returns(pool):
-    pool.putconn(pool.getconn())
-""",
-        "-opythonpath=.",
-        header=HEADER,
-        subprocess=True,
-    )
-    result.assert_outcomes(failed=1, passed=1)
-    assert result.blamed == ["test_leaks"]
-    assert [line for line in result.data["notices"] if "psycopg2" in line] == [
-        "psycopg2 3.0 is not watched: psycopg2.pool.AbstractConnectionPool has no _getconn"
-    ]
 
 
 def test_a_thread_that_ran_before_the_test_is_not_the_tests(run):

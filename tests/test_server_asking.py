@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
+import threading
 import time
 from pathlib import Path
 
 import psycopg2
 import pytest
 
+from pytest_poolguard.drivers.interface import State
 from pytest_poolguard.records import Opening, Owner
 from pytest_poolguard.server import watch as watch_module
 from pytest_poolguard.server.statements import statement_shape
@@ -386,8 +388,15 @@ class Server:
         return self.rows
 
 
+class Driver:
+    closed = False
+
+    def state(self, connection):
+        return State(closed=self.closed)
+
+
 def opening(pid):
-    one = Opening(ServerWatch, None, [], Owner("test", "test_it"), None)
+    one = Opening(ServerWatch, Driver(), [], Owner("test", "test_it"), None)
     one.server, one.backend_pid = ("somewhere", 5432, "clerk"), pid
     return one
 
@@ -424,6 +433,52 @@ def test_a_server_that_does_not_know_the_first_connection_accuses_nobody(monkeyp
     server.add(2, age=0.1)
     assert watch.backends([opening(2)]) == {}
     assert len(notices) == 1
+
+
+def test_a_first_connection_that_was_closed_while_we_asked_tells_nothing_and_the_next_does():
+    server, notices = Server(), []
+    watch = ServerWatch("", notices)
+    first, second = opening(1), opening(2)
+    first.driver.closed = True
+    watch.connected(first, lambda: server.ask)
+    assert watch.is_first(second)
+    server.add(2, age=0.1)
+    watch.connected(second, lambda: server.ask)
+    assert list(watch.backends([second])) == [second]
+    assert notices == []
+
+
+@pytest.mark.parametrize(("start", "ours"), [(99.5, True), (100.5, True), (98.0, False), (None, False)])
+def test_who_came_at_the_same_time_was_not_there_before(start, ours):
+    """The connections of several tasks: the one that is seen first need not be the oldest."""
+    server = Server()
+    watch = ServerWatch("", [])
+    first, second = opening(1), opening(2)
+    server.add(1, age=0.1)
+    server.add(2, age=0.1, start=start)
+    watch.connected(first, lambda: server.ask)
+    assert (second in watch.backends([first, second])) is ours
+
+
+def test_nobody_is_judged_before_it_is_known_who_was_there(monkeypatch):
+    monkeypatch.setattr(watch_module, "PATIENCE", 0.1)
+    server, asked, go_on = Server(), threading.Event(), threading.Event()
+    watch = ServerWatch("", [])
+    first = opening(1)
+    server.add(1, age=0.1)
+
+    def ask(statements, dsn, seconds):
+        asked.set()
+        assert go_on.wait(5)
+        return server.rows
+
+    look = threading.Thread(target=watch.connected, args=(first, lambda: ask))
+    look.start()
+    assert asked.wait(5)
+    assert watch.backends([first]) == {}
+    go_on.set()
+    look.join()
+    assert list(watch.backends([first])) == [first]
 
 
 def test_what_a_driver_says_in_its_own_words_may_hold_a_password_and_is_not_told():

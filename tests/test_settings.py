@@ -70,7 +70,7 @@ REFUSED = [
     ("poolguard", "loud", "'loud' is not one of fail, warn, off"),
     ("poolguard", "", "'' is not one of fail, warn, off"),
     ("poolguard", "FAIL", "'FAIL' is not one of fail, warn, off"),
-    ("poolguard_server", "always", "'always' is not one of session, off"),
+    ("poolguard_server", "always", "'always' is not one of session, test, off"),
     *(
         ("poolguard_grace", text, f"{text!r} is not a number of seconds, 0 or more")
         for text in ("", "-1", "nan", "inf", "-inf", "soon", "1,5")
@@ -199,13 +199,13 @@ def test_help_lists_every_flag_and_ini_key(pytester):
     text = pytester.runpytest_inprocess("--help").stdout.str()
     assert "connection leaks (pytest-poolguard)" in text
     for option in OPTIONS:
-        assert option.flag + (f"={option.metavar}" if option.metavar else "\n") in text
-        assert f"{option.name} ({option.ini})" in text
+        assert option.flag + (f"={option.metavar}" if option.metavar else "") in text
+        assert (f"{option.name} ({option.ini})" in text) is bool(option.ini)
 
 
 def test_fixtures_lists_the_fixture(pytester):
     pytester.runpytest_inprocess("--fixtures").stdout.fnmatch_lines(
-        ["poolguard -- *", "*What this test has checked out of its pools*"]
+        ["poolguard [[]session scope[]] -- *", "*What the test that runs has checked out of its pools*"]
     )
 
 

@@ -16,6 +16,7 @@ COLUMNS = {
     "asyncpg": lambda library: library.name == "asyncpg",
     "SQLAlchemy": lambda library: library.name == "sqlalchemy" and library.keeps,
     "its NullPool": lambda library: library.name == "sqlalchemy" and not library.keeps,
+    "a pool you name": lambda library: bool(library.in_house),
 }
 
 

@@ -13,7 +13,8 @@ from pytest_poolguard.drivers.interface import Watch
 from pytest_poolguard.origin import Origin, capture
 from pytest_poolguard.records import Checkout
 
-__all__ = ["note", "psycopg2_wrote", "psycopg_wrote", "psycopg_wrote_async", "settle"]
+__all__ = ["asyncpg_wrote", "is_unwinding", "note", "psycopg2_wrote", "psycopg_wrote", "psycopg_wrote_async"]
+__all__ += ["settle"]
 
 #: libpq's PQTRANS_INTRANS: in a transaction, at rest, and not failed.
 IN_TRANSACTION = 2
@@ -47,11 +48,18 @@ def settle(watch: Watch, checkout: Checkout, answer: tuple[bool, BaseException |
         raise cancelled
 
 
+def is_unwinding() -> bool:
+    """Whether an exception is on its way: what it interrupts was not to be kept, and it says so by itself."""
+    return sys.exc_info()[0] is not None
+
+
 def psycopg2_wrote(connection: Any) -> bool:
     """Ask over a connection of psycopg2; never raises. What is wrong with it, the pool is to meet."""
     try:
         extensions = sys.modules["psycopg2.extensions"]
         if not isinstance(connection, extensions.connection) or connection.closed or connection.async_:
+            return False
+        if is_unwinding():
             return False
         if connection.autocommit or connection.info.transaction_status != IN_TRANSACTION:
             return False
@@ -98,8 +106,26 @@ async def psycopg_wrote_async(connection: Any) -> tuple[bool, BaseException | No
         return False, error
 
 
+async def asyncpg_wrote(connection: Any) -> tuple[bool, BaseException | None]:
+    """Ask over a connection of asyncpg, likewise: below all that prepares statements or logs them."""
+    try:
+        if connection.is_closed() or not connection.is_in_transaction() or is_unwinding():
+            return False, None
+        version = connection.get_server_version()
+        question = _question(version.major * 10_000 + version.minor)
+        if not question:
+            return False, None
+        return await connection._protocol.query(question, None) == "SELECT 1", None  # noqa: SLF001
+    except Exception:
+        return False, None
+    except BaseException as error:
+        return False, error
+
+
 def _psycopg_question(kind: type, connection: Any) -> str:
     if not isinstance(connection, kind) or connection.closed or connection.autocommit:  # type: ignore[attr-defined]
+        return ""
+    if is_unwinding():
         return ""
     pgconn: Any = connection.pgconn  # type: ignore[attr-defined]
     if pgconn.transaction_status != IN_TRANSACTION or getattr(pgconn, "pipeline_status", 0):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pytest_poolguard.ledger import Ledger
@@ -16,22 +16,25 @@ __all__ = ["PAUSE", "Gates", "Way"]
 #: Seconds between two looks at a gate that is shut.
 PAUSE = 0.005
 
+#: Makes the exception that says so: a pool's own kind of error, mostly.
+Failure = Callable[[str], Exception]
+
 
 class Gates:
     """One gate a pool, from the first marker with a ``max`` on.
 
     ``size`` is the attribute in which a pool keeps its maximum: where the marker allows more, it is raised while
-    somebody is on the way through.
+    somebody is on the way through. A pool of which no such attribute is known can't grow.
     """
 
-    def __init__(self, ledger: Ledger, size: str) -> None:
+    def __init__(self, ledger: Ledger, size: str = "") -> None:
         self.raised: weakref.WeakSet[Any] = weakref.WeakSet()  #: pools that may have grown for a marker's sake
         self.any_raised = False
         self._ledger = ledger
         self._size = size
         self._gates: weakref.WeakKeyDictionary[Pool, _Gate] = weakref.WeakKeyDictionary()
 
-    def way(self, pool: Any, record: Pool | None, limits: Limits, timeout: float, error: type[Exception]) -> Way:
+    def way(self, pool: Any, record: Pool | None, limits: Limits, timeout: float, error: Failure) -> Way:
         """The way to a connection of a pool, for one who would wait ``timeout`` seconds without a marker."""
         gate = None
         if limits.max is not None and record is not None:
@@ -50,9 +53,7 @@ class Way:
     Each step of the iteration is a pause to make; it raises the pool's own error when the time is up.
     """
 
-    def __init__(
-        self, pool: Any, gate: _Gate | None, limits: Limits, timeout: float, error: type[Exception]
-    ) -> None:
+    def __init__(self, pool: Any, gate: _Gate | None, limits: Limits, timeout: float, error: Failure) -> None:
         self._pool = pool
         self._gate = gate
         self._max = limits.max or 0
@@ -92,7 +93,7 @@ class _Gate:
             out = sum(checkout.pool.ref() is pool for checkout in self._ledger.outstanding())
             if out + self._entered >= maximum:
                 return False
-            if not self._entered:
+            if not self._entered and self._size:
                 self._own = getattr(pool, self._size)
             self._entered += 1
             if 0 < self._own < maximum:  # 0: as many as you like
@@ -104,5 +105,5 @@ class _Gate:
         """One who entered has gone through, or turned round."""
         with self._lock:
             self._entered -= 1
-            if not self._entered:
+            if not self._entered and self._size:
                 setattr(pool, self._size, self._own)

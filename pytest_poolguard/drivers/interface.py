@@ -50,6 +50,8 @@ class Terms:
     #: "taker": a session takes its connection when it is used, and returns it when it is closed itself.
     giver: str = "pool"
     with_returns: bool = False  #: ``with``, or ``async with``, around the call of ``take`` returns the connection
+    commit: str = "commit()"  #: what keeps what was written
+    rollback: str = "rollback()"  #: what gives it up
     in_house: bool = False  #: the pool's class may be the project's own, and is watched for all that
 
 
@@ -60,10 +62,13 @@ class Watch:
     ledger: Ledger
     on_fault: Callable[[str, BaseException], None]
     #: A connection was opened; with what makes a way to ask its server (see ``server.Ask``).
+    #: The first one to each server makes it ask, which takes some milliseconds, or what that may take at most.
     on_connected: Callable[[Opening, Callable[[], Any]], None]
     dialects: tuple[str, ...] = ("postgresql",)  #: those of SQLAlchemy's that are watched
     active: bool = True
     dirty_returns: bool = False  #: whether to ask if what is given back has written in a transaction that is open
+    #: Whether ``on_connected`` will ask.
+    is_first: Callable[[Opening], bool] = lambda _: False
     #: Something of a library is not watched: says what, and why, in a line.
     on_unwatched: Callable[[str], None] = lambda _: None
     #: Who has connections of a pool, in lines of text.

@@ -1,7 +1,8 @@
 """psycopg 3: every connection that it opens.
 
 All of them pass through ``BaseConnection.__init__``, synchronous or not, of whichever class, under whichever
-name their ``connect`` was imported. psycopg has no pools: psycopg_pool is a library of its own.
+name their ``connect`` was imported. Only ``AsyncConnection.connect`` can wait for something while its loop goes
+on, so there the server is asked. psycopg has no pools: psycopg_pool is a library of its own.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from typing import Any
 
 from pytest_poolguard.drivers import libpq
 from pytest_poolguard.drivers.interface import State, Terms, Unsupported, Watch
-from pytest_poolguard.drivers.lines import PqLine, parameters
-from pytest_poolguard.drivers.moment import ask
+from pytest_poolguard.drivers.lines.libpq import PqLine, parameters
+from pytest_poolguard.drivers.looking import first_look
+from pytest_poolguard.drivers.moment import Reach
 from pytest_poolguard.drivers.patching import Patches
 from pytest_poolguard.records import Checkout
 
@@ -33,11 +35,16 @@ class Psycopg:
         self._watch = watch
         self._patches = Patches()
         self._patched: list[Any] = []  #: the replacements
+        self._async_class: type[Any] | tuple[()] = ()  #: once it is there
 
     @property
     def modules(self) -> Mapping[str, Callable[[ModuleType], None]]:
-        """The one with the class that all connections have in common: another one before psycopg 3.2."""
-        return {"psycopg._connection_base": self._patch, "psycopg.connection": self._patch}
+        """Those with the class that all connections have in common, another one before psycopg 3.2."""
+        return {
+            "psycopg._connection_base": self._patch,
+            "psycopg.connection": self._patch,
+            "psycopg.connection_async": self._patch_async,
+        }
 
     def version(self) -> str:
         """The one of psycopg's own ``version`` module, which it imports first."""
@@ -84,6 +91,31 @@ class Psycopg:
             self._patched.append(replacement)
             self._patches.replace(base, "__init__", replacement)
 
+    def _patch_async(self, module: ModuleType) -> None:
+        base = getattr(module, "AsyncConnection", None)
+        original = getattr(base, "__dict__", {}).get("connect")
+        if base is None or not isinstance(original, classmethod):
+            raise Unsupported(f"{module.__name__} has no AsyncConnection with a connect")
+        self._async_class = base
+        self._patches.replace(base, "connect", classmethod(self._watched_connect(original.__func__)))
+
+    def _watched_connect(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        driver, watch = self, self._watch
+
+        @functools.wraps(original)
+        async def connect(cls: Any, *args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
+            connection = await original(cls, *args, **kwargs)
+            if watch.active:
+                with watch.noting("a new connection"):
+                    opening = watch.ledger.opening(connection)
+                    if opening is not None and opening.server is not None and watch.is_first(opening):
+                        asker = driver._asker(connection)
+                        await first_look(watch, opening, lambda: asker, connection.pgconn.finish)
+            return connection
+
+        return connect
+
     def _watched_init(self, original: Callable[..., Any]) -> Callable[..., Any]:
         driver, watch = self, self._watch
 
@@ -97,7 +129,9 @@ class Psycopg:
                     opening.backend_pid = driver.state(self).backend_pid
                     if opening.backend_pid is not None:  # else it is a mock
                         opening.server = libpq.server_of(self)
-                        watch.on_connected(opening, functools.partial(driver._asker, self))
+                        opening.database = self.info.dbname
+                        if not isinstance(self, driver._async_class):
+                            watch.on_connected(opening, functools.partial(driver._asker, self))
                 except Exception as error:
                     watch.on_fault("noting a new connection", error)
 
@@ -105,4 +139,4 @@ class Psycopg:
 
     def _asker(self, connection: Any) -> Callable[..., list[tuple[Any, ...]]]:
         info = connection.info
-        return functools.partial(ask, PqLine(sys.modules["psycopg"]), parameters(info, info.get_parameters()))
+        return Reach(PqLine(sys.modules["psycopg"]), parameters(info, info.get_parameters()))

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from pytest_poolguard.drivers.known import NEVER_IMPORTED
+from pytest_poolguard.drivers.known import NEVER_IMPORTED, WITHOUT_POOLS
 from pytest_poolguard.failure import error
 from pytest_poolguard.findings import (
     CHECKED_OUT,
@@ -171,10 +171,18 @@ def _notices(tally: Tally, verbosity: int) -> list[str]:
         lines.append(
             f"poolguard: no connection pool was seen in this run ({', '.join(tally.patched)} {were} imported)"
         )
+    elif tally.pool_rows and not tally.taken:
+        lines.append(
+            f"poolguard: no connection was taken from a pool in this run ({counted(tally.pools, 'pool')} of "
+            f"{', '.join(tally.patched)} {'was' if tally.pools == 1 else 'were'} seen)"
+        )
     elif verbosity > 0:
         lines.append(
             f"poolguard: {connections(tally.taken)} taken from {tally.pools} pools of {', '.join(tally.patched)}"
+            + _unused_libraries(tally)
         )
+    if tally.taken:
+        lines += _unused_markers(tally.unused_markers, verbosity)
     if tally.open_pools:
         lines.append(f"poolguard: {_idle(tally.open_pools, verbosity)}")
     lines += [f"poolguard: {redacted(str(visit))}" for visit in tally.visits if visit.is_news or verbosity > 0]
@@ -182,6 +190,24 @@ def _notices(tally: Tally, verbosity: int) -> list[str]:
     shown = tally.faults if verbosity > 0 else tally.faults[:1]
     more = f" (and {len(tally.faults) - 1} more, -v shows them)" if len(shown) < len(tally.faults) else ""
     return lines + [fault(text) + more for text in shown]
+
+
+def _unused_libraries(tally: Tally) -> str:
+    used = {row.library for row in tally.pool_rows if row.checkouts} | {*WITHOUT_POOLS}
+    unused = [known for known in tally.patched if known.partition(" ")[0] not in used]
+    return f" (none of {', '.join(unused)})" if tally.pool_rows and unused else ""
+
+
+def _unused_markers(functions: list[str], verbosity: int) -> list[str]:
+    """Tests whose limits have limited nothing: they may have been meant for others."""
+    if not functions:
+        return []
+    have, took = ("has", "takes") if len(functions) == 1 else ("have", "take")
+    shown = functions if verbosity > 0 else functions[:PLACES]
+    more = f" and {len(functions) - len(shown)} more" if len(shown) < len(functions) else ""
+    names = redacted(", ".join(shown)) + more
+    tests = counted(len(functions), "test")
+    return [f"poolguard: {tests} {have} a pool marker and {took} no connection: {names}"]
 
 
 def fault(text: str) -> str:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 from pytest_poolguard.origin import printable
+from pytest_poolguard.server.lasting import PATIENCE, Lasting
 from pytest_poolguard.server.statements import Shown, text_of
 
-__all__ = ["PATIENCE", "STATEMENTS", "Ask", "Backend", "Look"]
+__all__ = ["ACTIVE", "ACTIVITY", "PATIENCE", "STATEMENTS", "Ask", "Backend", "Look"]
 
 #: Runs statements on a server over a connection of a moment: the server of the given DSN, else one's own, within
 #: so many seconds. Returns the last statement's rows, texts as bytes; raises Unaskable.
 Ask = Callable[[Sequence[str], str, float], list[tuple[Any, ...]]]
 
-#: Seconds that one look may take.
-PATIENCE = 3.0
 #: Every backend but our own; what is said of the whole server stands in each row. ``reserved_connections`` came
 #: with PostgreSQL 16.
 ACTIVITY = """
@@ -34,6 +33,7 @@ SELECT pid, coalesce(backend_type, ''), coalesce(state, ''), coalesce(applicatio
 """
 STATEMENTS = (f"SET statement_timeout = {PATIENCE * 1000:.0f}", ACTIVITY)
 CLIENT = b"client backend"
+ACTIVE = b"active"
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ class Look:
     now: float = 0.0  #: the time, by the server's clock
     asked: float = 0.0  #: the time when it was asked, by our own clock
     answered: float = 0.0
+    lasting: frozenset[Lasting] | None = None  #: what outlives connections; None where that was not asked
 
     @classmethod
     def of(cls, rows: Sequence[tuple[Any, ...]], asked: float = 0.0, answered: float = 0.0) -> Look:
@@ -96,6 +97,11 @@ class Look:
         """When a backend was started, by our own clock: that of another machine may be fast or slow."""
         skew = min(max(self.now, self.asked), self.answered) - self.now
         return (backend.start or 0.0) + skew
+
+    def to_plain(self) -> list[tuple[Any, ...]]:
+        """Rows that :meth:`of` takes, without the statements: plain data."""
+        server = (self.limit, self.reserved, self.started, self.now)
+        return [(*astuple(replace(row, query=b"")), *server) for row in self.backends.values()]
 
     @property
     def clients(self) -> list[Backend]:

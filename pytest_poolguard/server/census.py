@@ -9,6 +9,7 @@ from typing import Any
 
 from pytest_poolguard.origin import printable
 from pytest_poolguard.server.activity import Backend, Look
+from pytest_poolguard.server.run_name import PREFIX
 from pytest_poolguard.server.statements import text_of
 
 __all__ = ["Census", "Visit"]
@@ -22,6 +23,8 @@ STATES = {
 }
 #: Applications named of those that are no part of the run.
 NAMED = 4
+#: Those that bear the name of a run, but not of this one.
+OTHER_RUNS = "other runs under poolguard"
 #: The part of a server's connections that, when it is all that is free, worries people.
 SCARCE = 0.2
 
@@ -64,7 +67,7 @@ class Visit:
 
     def meet(self, strangers: Iterable[Backend]) -> None:
         """Count those that are no part of the run."""
-        names = Counter(printable(text_of(stranger.application)) for stranger in strangers)
+        names = Counter(_name(text_of(stranger.application)) for stranger in strangers)
         self.others = dict(names.most_common())
 
     def to_dict(self) -> dict[str, Any]:
@@ -107,3 +110,7 @@ class Visit:
         names = [f"{name or 'without a name'} {number}" for name, number in list(self.others.items())[:NAMED]]
         more = ", …" if len(self.others) > NAMED else ""
         return f"{count} of others ({', '.join(names)}{more})"
+
+
+def _name(application: str) -> str:
+    return OTHER_RUNS if application.startswith(PREFIX) else printable(application)

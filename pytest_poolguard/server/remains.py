@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from pytest_poolguard.records import Opening
-from pytest_poolguard.server.activity import Backend, Look
+from pytest_poolguard.server.activity import ACTIVE, Backend, Look
 from pytest_poolguard.server.watch import Server
 
 __all__ = ["Remains", "settled"]
@@ -33,19 +33,21 @@ class Remains:
     ) -> Remains:
         """Sort out a look at what ``servers`` are one of.
 
-        ``is_ours`` tells the run's name. ``known`` are the pids of connections of this process of which nothing
-        else is on record.
+        ``is_ours`` tells the run's name. ``known`` are the pids of connections that somebody else judges, or that
+        nothing else is on record of.
         """
         remains = cls(look)
         servers = list(servers)
         for row in look.clients:
             opening = _opening_of(row, servers)
-            if opening is not None:
-                (remains.ended if opening.is_closed() else remains.own)[opening] = row
-            elif not is_ours(row.application):
-                remains.strangers.append(row)
+            if opening is not None and not opening.is_closed():
+                remains.own[opening] = row
+            elif opening is not None:
+                # An idle one goes as soon as its socket is closed: what keeps that open, nobody can tell.
+                if row.state == ACTIVE:
+                    remains.ended[opening] = row
             elif row.pid not in known:
-                remains.named.append(row)
+                (remains.named if is_ours(row.application) else remains.strangers).append(row)
         return remains
 
     @property

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["PREFIX", "RunName"]
+__all__ = ["PREFIX", "VARIABLE", "RunName"]
 
-VARIABLE = "PGAPPNAME"
+VARIABLE = "PGAPPNAME"  #: of the environment
 PREFIX = "poolguard/"  #: of the name of every run
 #: Bytes of a run's id, two characters each.
 LENGTH = 4
@@ -21,7 +21,8 @@ class RunName:
     """``poolguard/<run>/<worker>`` in the environment, from :meth:`take` to :meth:`give_up`."""
 
     def __init__(self) -> None:
-        self._run = os.urandom(LENGTH).hex()
+        #: The id of this process's run. That of an xdist run is given: shards of a suite may have the same.
+        self.id = self._run = os.urandom(LENGTH).hex()
         self._worker = ""
         self._before: str | None = None
         self._taken = ""
@@ -56,13 +57,23 @@ class RunName:
         else:
             os.environ[VARIABLE] = self._before
 
+    @property
+    def of_all(self) -> str:
+        """What the names of all workers of this run begin with."""
+        return f"{PREFIX}{self._run}/"
+
     def is_on(self, application: bytes) -> bool:
         """Whether a backend bears the name of this process's connections."""
         return application == str(self).encode()
 
     def is_on_any(self, application: bytes) -> bool:
         """Whether a backend bears the name of any worker of this run."""
-        return application.startswith(f"{PREFIX}{self._run}/".encode())
+        return application.startswith(self.of_all.encode())
+
+    @staticmethod
+    def is_on_a_run(application: bytes) -> bool:
+        """Whether a backend bears the name of any run: that will see to its connections itself."""
+        return application.startswith(PREFIX.encode())
 
     @staticmethod
     def worker_on(application: bytes) -> str:

@@ -27,6 +27,10 @@ class Windows:
             begins.append(report.start)
             tests.append((report.stop, report.nodeid))
 
+    def is_after(self, moment: float) -> bool:
+        """Whether a moment is after all that has been seen."""
+        return all(tests[-1][0] < moment for tests in self._tests.values() if tests)
+
     def test_at(self, worker: str, moment: float) -> str:
         """The test that ran on a worker at a moment; empty where none did, or its end has not been seen."""
         number = bisect_right(self._begins[worker], moment) - 1

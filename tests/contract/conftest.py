@@ -28,6 +28,8 @@ def run(suite, lib) -> Callable:
     has_greenlets = lib.is_async and lib.collects
 
     def run(source: str, *args: str, size: int = 2, subprocess: bool = has_greenlets):
+        if lib.module:
+            suite.file(f"{lib.name.partition(':')[0]}.py", lib.module)
         return suite.run(source, *lib.arguments, *args, header=lib.header(size), subprocess=subprocess)
 
     return run

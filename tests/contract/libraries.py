@@ -52,6 +52,10 @@ class Library:
     pid: str = "conn.info.backend_pid"
     is_async: bool = False
     collects: bool = False  #: whether it takes back a connection that the garbage collector has found
+    in_house: str = ""  #: of a pool class that the suite has by itself: how it is named
+    module: str = ""  #: the source of that class
+    stunted: tuple[tuple[str, str], ...] = ()  #: files of one without what is replaced, by their names
+    lacks: str = ""  #: what is said of that, after its name and version
 
     @property
     def keeps(self) -> bool:
@@ -84,12 +88,13 @@ class Library:
     @property
     def arguments(self) -> tuple[str, ...]:
         """Command line arguments: one event loop for a module."""
+        named = (f"--poolguard-pools={self.name}({self.in_house})",) * bool(self.in_house)
         if not self.is_async:
-            return ()
+            return named
         scopes = (f"asyncio_default_{what}_loop_scope=module" for what in ("test", "fixture"))
         # asyncpg's, where a connection was returned to a pool after its end: SQLAlchemy drops the two
         quiet = ("-Wignore::pytest.PytestUnraisableExceptionWarning",) * (self.name == "sqlalchemy")
-        return "-oasyncio_mode=auto", *(f"-o{scope}" for scope in scopes), *quiet
+        return *named, "-oasyncio_mode=auto", *(f"-o{scope}" for scope in scopes), *quiet
 
 
 def _psycopg_pool(pool_class: str, minimum: int, *, is_async: bool) -> Library:
@@ -112,6 +117,11 @@ def _psycopg_pool(pool_class: str, minimum: int, *, is_async: bool) -> Library:
         query=f'{wait}conn.cursor().execute("SELECT 1")',
         cure=f"use `{'async ' * is_async}with pool.connection() as conn:`",
         is_async=is_async,
+        stunted=(
+            ("psycopg_pool/__init__.py", f"from psycopg_pool import pool{'_async' * is_async}"),
+            (f"psycopg_pool/pool{'_async' * is_async}.py", f"class {'Async' * is_async}ConnectionPool: pass"),
+        ),
+        lacks=f"psycopg_pool.pool{'_async' * is_async}.{'Async' * is_async}ConnectionPool has no getconn",
     )
 
 
@@ -165,6 +175,84 @@ def collected():
         cure=f"use `{word}with engine.connect() as conn:`",
         is_async=is_async,
         collects=True,
+        stunted=(("sqlalchemy/__init__.py", "__version__ = '2.0.99'"),),
+        lacks="its pools are not what is known of them",
+    )
+
+
+IN_HOUSE = """
+import {asyncio}contextlib, os, {queue}
+import {library}
+
+class Exhausted(TimeoutError):
+    pass
+
+class Pool:
+    def __init__(self, size):
+        self.size, self.closed = size, False
+        self.idle, self.out = {queue}.LifoQueue(), set()
+{open}        for _ in range(self.size):
+            self.idle.put_nowait({connect})
+
+    {define} checkout(self, timeout=20):
+        try:
+            conn = {get}
+        except {empty}:
+            raise Exhausted from None
+        self.out.add(conn)
+        return conn
+
+    {define} checkin(self, conn):
+        if conn not in self.out:
+            raise ValueError("it is not out")
+        self.out.remove(conn)
+        if conn.closed or self.closed:
+            {wait}conn.close()
+            conn = None if self.closed else {connect}
+        else:
+            {wait}conn.rollback()
+        if conn is not None:
+            self.idle.put_nowait(conn)
+
+    {define} shutdown(self):
+        self.closed = True
+        while not self.idle.empty():
+            {wait}self.idle.get_nowait().close()
+"""
+
+
+def _in_house(module: str, *, is_async: bool) -> Library:
+    """A pool class of the project's own, which the ini file names."""
+    wait = "await " if is_async else ""
+    source = IN_HOUSE.format(
+        asyncio="asyncio, " * is_async,
+        queue="asyncio" if is_async else "queue",
+        library="psycopg" if is_async else "psycopg2",
+        define="async def" if is_async else "def",
+        wait=wait,
+        connect=f"{wait}{'psycopg.AsyncConnection' if is_async else 'psycopg2'}.connect(os.environ['SUITE_DSN'])",
+        get="await asyncio.wait_for(self.idle.get(), timeout)" if is_async else "self.idle.get(timeout=timeout)",
+        open="\n    async def open(self):\n" * is_async,
+        empty="asyncio.TimeoutError" if is_async else "queue.Empty",
+    )
+    return Library(
+        name=f"{module}:Pool",
+        pool_class="Pool",
+        imports=f"from {module} import Pool",
+        make=f"pool = Pool({{size}}){'; await pool.open()' * is_async}",
+        take=f"{wait}pool.checkout()",
+        take_soon=f"{wait}pool.checkout(timeout=0.1)",
+        give=f"{wait}pool.checkin(conn)",
+        close=f"{wait}pool.shutdown()",
+        exhausted="TimeoutError",
+        refused="ValueError",
+        query=f'{wait}conn.cursor().execute("SELECT 1")',
+        cure="call checkin() in a finally block",
+        is_async=is_async,
+        in_house="acquire=checkout, release=checkin, close=shutdown",
+        module=source,
+        stunted=((f"{module}.py", "class Pool: pass"),),
+        lacks="Pool has no checkout",
     )
 
 
@@ -182,6 +270,17 @@ LIBRARIES = (
         refused="PoolError",
         other_pool="putconn() of another pool",
         cure="call putconn() in a finally block",
+        stunted=(
+            (
+                "psycopg2/__init__.py",
+                "__version__ = '3.0 (some)'\ndef connect(): pass\nfrom psycopg2 import pool",
+            ),
+            (
+                "psycopg2/pool.py",
+                "class AbstractConnectionPool:\n    def __init__(self): pass\n    _connect = __init__",
+            ),
+        ),
+        lacks="psycopg2.pool.AbstractConnectionPool has no _getconn",
     ),
     Library(
         name="asyncpg",
@@ -200,6 +299,12 @@ LIBRARIES = (
         pid="conn.get_server_pid()",
         cure="use `async with pool.acquire() as conn:`",
         is_async=True,
+        stunted=(
+            ("asyncpg/__init__.py", "from asyncpg import connect_utils, pool"),
+            ("asyncpg/connect_utils.py", "async def _connect(): pass"),
+            ("asyncpg/pool.py", "class Pool:\n    def __init__(self): pass"),
+        ),
+        lacks="asyncpg.pool.Pool has no _acquire",
     ),
     _psycopg_pool("ConnectionPool", 1, is_async=False),
     _psycopg_pool("NullConnectionPool", 0, is_async=False),
@@ -209,6 +314,8 @@ LIBRARIES = (
     _sqlalchemy("NullPool", "psycopg", is_async=False),
     _sqlalchemy("AsyncAdaptedQueuePool", "asyncpg", is_async=True),
     _sqlalchemy("NullPool", "psycopg", is_async=True),
+    _in_house("stockroom", is_async=False),
+    _in_house("async_stockroom", is_async=True),
 )
 
 

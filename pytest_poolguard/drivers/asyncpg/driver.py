@@ -10,15 +10,20 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
+from pytest_poolguard.drivers import dirty
 from pytest_poolguard.drivers.asyncpg.limits import Limited
 from pytest_poolguard.drivers.asyncpg.notes import Notes
-from pytest_poolguard.drivers.asyncpg.objects import is_closing, state, terminate
+from pytest_poolguard.drivers.asyncpg.objects import is_closing, place_of, state, terminate
 from pytest_poolguard.drivers.interface import State, Terms, Unsupported, Watch
+from pytest_poolguard.drivers.lines.asyncpg import AsyncpgLine
+from pytest_poolguard.drivers.looking import first_look
+from pytest_poolguard.drivers.moment import Reach
 from pytest_poolguard.drivers.patching import Patches, class_tree
 from pytest_poolguard.records import Checkout
 
@@ -31,6 +36,8 @@ TERMS = Terms(
     cure="use `async with pool.acquire() as conn:`",
     discard="conn.terminate()",
     with_returns=True,
+    commit="COMMIT",
+    rollback="ROLLBACK",
 )
 
 
@@ -137,6 +144,13 @@ class Asyncpg:
                     opening = watch.ledger.opened(connection, notes.driver)
                     opening.backend_pid = state(connection).backend_pid
                     notes.holder(opening.opened)
+                    if opening.backend_pid is not None:  # else it is a mock
+                        place = place_of(connection)
+                        opening.server = place.host, place.port, place.user
+                        opening.database = place.database
+                        line = AsyncpgLine(sys.modules["asyncpg"])
+                        asker = Reach(line, {"place": place})
+                        await first_look(watch, opening, lambda: asker, connection.terminate)
             return connection
 
         return _connect
@@ -213,6 +227,9 @@ class Asyncpg:
                         notes.comes_late(connection)
                 except Exception as error:
                     watch.on_fault("noting a return", error)
+            answer = None
+            if watch.dirty_returns and checkout is not None and checkout.returned:
+                answer = await dirty.asyncpg_wrote(known)
             try:
                 result = await original(self, connection, timeout=timeout)
             except Exception as error:  # one that is cancelled goes on in a task of its own
@@ -221,6 +238,8 @@ class Asyncpg:
                 raise
             if limited.any_grown:
                 limited.cut_down(self)
+            if answer is not None and checkout is not None:
+                dirty.settle(watch, checkout, answer)
             return result
 
         return release

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 from pytest_poolguard.drivers.interface import State
+from pytest_poolguard.drivers.lines.places import Place
 
-__all__ = ["Plumbing", "is_closing", "proxy_of", "reference", "state", "terminate"]
+__all__ = ["Plumbing", "is_closing", "place_of", "proxy_of", "reference", "state", "terminate"]
 
 
 def reference(pool: Any) -> Callable[[], Any]:
@@ -54,6 +55,24 @@ def state(connection: Any) -> State:
         return State(int(connection.get_server_pid()), transaction)
     except Exception:  # a mock, or a connection that breaks just now
         return State()
+
+
+def place_of(connection: Any) -> Place:
+    """What it takes to connect to a connection's server again, with its password."""
+    address, known = connection._addr, connection._params
+    if isinstance(address, str):
+        folder, _, number = address.rpartition("/.s.PGSQL.")
+        address = folder, int(number)
+    encrypted = connection._transport.get_extra_info("ssl_object") is not None
+    return Place(
+        host=address[0],
+        address=address[0],
+        port=address[1],
+        user=known.user,
+        database=known.database,
+        password=known.password,
+        context=known.ssl if encrypted else False,
+    )
 
 
 def terminate(connection: Any) -> None:

@@ -28,8 +28,9 @@ PLAIN = (type(None), bool, int, float, str, bytes)
 class Desk:
     """The books of one class."""
 
-    def __init__(self, watch: Watch, driver: Any) -> None:
+    def __init__(self, watch: Watch, driver: Any, release: str) -> None:
         self.watch = watch
+        self.release = release  #: the name of the method that gives a connection back; empty where there is none
         self.closed: weakref.WeakSet[Pool] = weakref.WeakSet()
         self._any_closed = False
         self.reclaimed: dict[int, list[Any]] = {}  #: by id: a weak reference, and whether its pool has it
@@ -38,7 +39,7 @@ class Desk:
         self._current = watch.ledger.supply
         self._driver = driver
         self.border = Border()
-        self._refused: set[str] = set()
+        self._said: set[str] = set()
         self._sound: type | None = None  #: of the connection that was handed out last
 
     # the beginning and the end of a call
@@ -225,9 +226,15 @@ class Desk:
         label = type(pool).__name__
         return self._ledger.add_pool(pool, self._driver, label, made, made_known=made_known)
 
+    def say(self, text: str) -> None:
+        """Say something of the class in the summary, once."""
+        if text not in self._said:
+            self._said.add(text)
+            self.watch.on_unwatched(f"{self._driver.library}: {text}")
+
     def _refuse(self, text: str) -> None:
-        if text not in self._refused:
-            self._refused.add(text)
+        if text not in self._said:
+            self._said.add(text)
             self.watch.on_unwatched(f"{self._driver.library} is not watched: {text}")
 
 

@@ -43,7 +43,7 @@ class InHouse:
     def begin(self, watch: Watch) -> None:
         """Report to a run from now on."""
         self._watch = watch
-        self._desk = Desk(watch, self)
+        self._desk = Desk(watch, self, self._name.release)
 
     @property
     def modules(self) -> Mapping[str, Callable[[ModuleType], None]]:
@@ -168,7 +168,10 @@ class InHouse:
     # reclaiming
 
     def reclaim(self, checkout: Checkout) -> None:
-        """Roll back, and give the connection to its pool by the pool's own means."""
+        """Roll back, and give the connection to its pool by the pool's own means.
+
+        Where the loop of an asynchronous one stands still, that is done as soon as it runs again.
+        """
         pool: Any = checkout.pool.ref()
         connection: Any = checkout.connection()
         if pool is None or connection is None or not self._name.release or not self.is_open(pool):
@@ -179,18 +182,21 @@ class InHouse:
                 connection.rollback()
             getattr(pool, self._name.release)(connection)
             return
-        loop = checkout.task.loop()
+        loop, release = checkout.task.loop(), self._name.release
         if loop is not None and loop.is_running():
-            given = _give_back(pool, self._name.release, connection)
+            given = _give_back(pool, release, connection)
             sys.modules["asyncio"].run_coroutine_threadsafe(given, loop).result()
+        elif loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(lambda: loop.create_task(_give_back(pool, release, connection)))
 
 
 async def _give_back(pool: Any, release: str, connection: Any) -> None:
     with contextlib.suppress(Exception):
         await connection.rollback()
-    result = getattr(pool, release)(connection)
-    if inspect.isawaitable(result):
-        await result
+    with contextlib.suppress(Exception):  # a pool with ideas of its own
+        result = getattr(pool, release)(connection)
+        if inspect.isawaitable(result):
+            await result
 
 
 def _terms(name: PoolClass, word: str, *, is_manager: bool) -> Terms:

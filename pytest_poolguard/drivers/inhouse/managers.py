@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from pytest_poolguard.drivers.inhouse.desk import Desk
+from pytest_poolguard.drivers.inhouse.limits import Limited
 from pytest_poolguard.records import Checkout
 
 __all__ = ["acquiring_async_manager", "acquiring_manager"]
@@ -22,6 +23,7 @@ Method = Callable[..., Any]
 
 def acquiring_manager(original: Method, desk: Desk) -> Method:
     """The replacement of a method that is a context manager."""
+    ledger, limited = desk.watch.ledger, Limited(original, desk, is_manager=True)
 
     class Manager(contextlib._GeneratorContextManager):  # type: ignore[type-arg]  # noqa: SLF001
         checkout: Checkout | None = None
@@ -31,6 +33,9 @@ def acquiring_manager(original: Method, desk: Desk) -> Method:
             supply = desk.opens(self.args[0])
             if supply is None:
                 return super().__enter__()
+            if ledger.present.limits.bound_taking:
+                connection, self.checkout = limited.acquire(self.args[0], supply, super().__enter__)
+                return connection
             try:
                 connection = super().__enter__()
             except BaseException:
@@ -51,6 +56,7 @@ def acquiring_manager(original: Method, desk: Desk) -> Method:
 
 def acquiring_async_manager(original: Method, desk: Desk) -> Method:
     """Likewise."""
+    ledger, limited = desk.watch.ledger, Limited(original, desk, is_manager=True)
 
     class Manager(contextlib._AsyncGeneratorContextManager):  # type: ignore[type-arg]  # noqa: SLF001
         checkout: Checkout | None = None
@@ -60,6 +66,9 @@ def acquiring_async_manager(original: Method, desk: Desk) -> Method:
             supply = desk.opens(self.args[0])
             if supply is None:
                 return await super().__aenter__()
+            if ledger.present.limits.bound_taking:
+                connection, self.checkout = await limited.acquire_async(self.args[0], supply, super().__aenter__)
+                return connection
             try:
                 connection = await super().__aenter__()
             except BaseException:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pytest_poolguard.drivers.inhouse.desk import Desk
+from pytest_poolguard.drivers.inhouse.limits import Limited
 from pytest_poolguard.drivers.inhouse.managers import acquiring_async_manager, acquiring_manager
 
 __all__ = [
@@ -57,12 +58,17 @@ def acquiring(original: Method, desk: Desk) -> Method:
 
 
 def _acquiring_function(original: Method, desk: Desk) -> Method:
+    ledger, limited = desk.watch.ledger, Limited(original, desk)
+
     @functools.wraps(original)
     def acquire(self: Any, *args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
         supply = desk.opens(self)
         if supply is None:  # a call of the pool's own, in the middle of another one
             return original(self, *args, **kwargs)
+        if ledger.present.limits.bound_taking:
+            take = functools.partial(original, self, *args, **kwargs)
+            return limited.acquire(self, supply, take)[0]
         try:
             connection = original(self, *args, **kwargs)
         except BaseException:
@@ -75,12 +81,17 @@ def _acquiring_function(original: Method, desk: Desk) -> Method:
 
 
 def _acquiring_coroutine(original: Method, desk: Desk) -> Method:
+    ledger, limited = desk.watch.ledger, Limited(original, desk)
+
     @functools.wraps(original)
     async def acquire(self: Any, *args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
         supply = desk.opens(self)
         if supply is None:
             return await original(self, *args, **kwargs)
+        if ledger.present.limits.bound_taking:
+            take = functools.partial(original, self, *args, **kwargs)
+            return (await limited.acquire_async(self, supply, take))[0]
         try:
             connection = await original(self, *args, **kwargs)
         except BaseException:

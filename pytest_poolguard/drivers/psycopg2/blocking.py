@@ -1,29 +1,23 @@
 """Limits for pool subclasses whose ``getconn`` waits for a free connection.
 
-psycopg2's own pools never wait. A subclass that does so (a semaphore, a condition, a loop that sleeps) can't be
-interrupted from outside: where it would wait, it is called in a thread, and that thread is waited for.
+psycopg2's own pools never wait. A subclass that does so is called in a thread where it would: see ``bounded``.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import queue
-import threading
 import time
 from collections.abc import Callable, Iterator
 from types import CodeType
 from typing import Any
 
+from pytest_poolguard.drivers.bounded import Call, blocks
 from pytest_poolguard.drivers.interface import Watch
 from pytest_poolguard.drivers.patching import Patches
 from pytest_poolguard.origin import capture
 
-__all__ = ["blocks", "bound"]
+__all__ = ["bound"]
 
-PRIMITIVES = (threading.Semaphore, threading.Condition, queue.Queue, queue.SimpleQueue)
-#: Names that a function which waits in a loop of its own calls.
-WAITING = frozenset({"sleep", "wait", "wait_for"})
 #: Seconds between two looks at a pool that a marker's max keeps full.
 PAUSE = 0.005
 
@@ -37,12 +31,6 @@ def bound(pool: Any, library: Any, watch: Watch, patches: Patches) -> None:
         original = vars(cls).get("getconn")
         if callable(original) and not hasattr(original, "poolguard_bound") and blocks(pool, original):
             patches.replace(cls, "getconn", _bounded(original, library.PoolError, watch))
-
-
-def blocks(pool: Any, getconn: Callable[..., Any]) -> bool:
-    """Whether a ``getconn`` waits, as far as its code and the pool's attributes tell."""
-    names = getattr(getattr(getconn, "__code__", None), "co_names", ())
-    return bool(WAITING.intersection(names)) or any(isinstance(v, PRIMITIVES) for v in vars(pool).values())
 
 
 def _own_classes(cls: type, library: str) -> Iterator[type]:
@@ -66,7 +54,7 @@ def _bounded(original: Callable[..., Any], error: type[Exception], watch: Watch)
             time.sleep(PAUSE)
         if deadline is None or len(self._used) < self.maxconn:
             return original(self, *args, **kwargs)
-        call = _Call(functools.partial(original, self, *args, **kwargs), self)
+        call = Call(functools.partial(original, self, *args, **kwargs), self.putconn)
         if not call.run(max(deadline - time.monotonic(), 0)):
             raise error("connection pool exhausted")
         checkout = watch.ledger.held_by(call.connection)
@@ -84,42 +72,6 @@ def _bounded(original: Callable[..., Any], error: type[Exception], watch: Watch)
 def _inner(stack: list[CodeType | int]) -> list[CodeType | int]:
     """The part of a stack that the pool's own class is, below the thread that made the call."""
     for position, code in enumerate(stack):
-        if code is _Call._call.__code__:  # noqa: SLF001
+        if code is Call.beginning():
             return stack[:position]
     return stack
-
-
-class _Call:
-    """One call of a ``getconn`` in a thread of its own; a connection that comes too late goes back."""
-
-    def __init__(self, take: Callable[[], Any], pool: Any) -> None:
-        self.connection: Any = None
-        self.error: BaseException | None = None
-        self._take = take
-        self._pool = pool
-        self._lock = threading.Lock()
-        self._done = False
-        self._given_up = False
-
-    def run(self, timeout: float) -> bool:
-        """Whether the call came back within ``timeout`` seconds."""
-        thread = threading.Thread(target=self._call, name="poolguard-getconn", daemon=True)
-        thread.start()
-        thread.join(timeout)
-        with self._lock:
-            self._given_up = not self._done
-        return self._done
-
-    def _call(self) -> None:
-        connection, error = None, None
-        try:
-            connection = self._take()
-        except BaseException as raised:
-            error = raised
-        with self._lock:
-            if not self._given_up:
-                self.connection, self.error, self._done = connection, error, True
-                return
-        if connection is not None:
-            with contextlib.suppress(Exception):
-                self._pool.putconn(connection)

@@ -18,8 +18,8 @@ from typing import Any
 
 from pytest_poolguard.drivers import dirty, libpq
 from pytest_poolguard.drivers.interface import State, Terms, Unsupported, Watch
-from pytest_poolguard.drivers.lines import Psycopg2Line, parameters
-from pytest_poolguard.drivers.moment import ask
+from pytest_poolguard.drivers.lines.libpq import Psycopg2Line, parameters
+from pytest_poolguard.drivers.moment import Reach
 from pytest_poolguard.drivers.patching import Patches, class_tree
 from pytest_poolguard.drivers.psycopg2.blocking import bound
 from pytest_poolguard.origin import Origin, capture, printable
@@ -137,6 +137,7 @@ class Psycopg2:
                     if driver._is_real(connection):
                         opening.backend_pid = connection.info.backend_pid
                         opening.server = libpq.server_of(connection)
+                        opening.database = connection.info.dbname
                         watch.on_connected(opening, functools.partial(driver._asker, connection))
                 except Exception as error:
                     watch.on_fault("noting a new connection", error)
@@ -260,7 +261,7 @@ class Psycopg2:
     def _asker(self, connection: Any) -> Callable[..., list[tuple[Any, ...]]]:
         line = Psycopg2Line(self._psycopg2 or sys.modules[self.library])
         info = connection.info
-        return functools.partial(ask, line, parameters(info, info.dsn_parameters))
+        return Reach(line, parameters(info, info.dsn_parameters))
 
     def _is_real(self, connection: Any) -> bool:
         """Whether this is a live connection to a server, not a mock of one or one that is still connecting.

@@ -16,7 +16,7 @@ from pytest_poolguard.drivers import dirty
 from pytest_poolguard.drivers.gate import PAUSE
 from pytest_poolguard.drivers.psycopg_pool.notes import Notes
 from pytest_poolguard.drivers.tasks import ASYNCHRONOUS, note_task
-from pytest_poolguard.records import Task
+from pytest_poolguard.records import Checkout, Task
 
 __all__ = [
     "watched_async_getconn",
@@ -26,6 +26,9 @@ __all__ = [
     "watched_init",
     "watched_putconn",
 ]
+
+#: Instead of a checkout: what is returned was leaked before, and its pool has it already.
+LATE = object()
 
 
 def watched_init(notes: Notes, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -124,32 +127,43 @@ def watched_async_getconn(
     return getconn
 
 
+def _noting_returns(notes: Notes) -> Callable[[Any, Any], Checkout | object | None]:
+    """Make what notes that a client returns a connection: its checkout, or ``LATE``. It is called very often."""
+    watch, give_back, reclaiming = notes.watch, notes.watch.ledger.give_back, notes.reclaiming
+    reclaimed = reclaiming.reclaimed
+
+    def returns(pool: Any, conn: Any) -> Checkout | object | None:
+        if reclaimed and reclaiming.was_handed_in(conn):
+            return LATE
+        if watch.active:
+            try:
+                return give_back(pool, conn)
+            except Exception as error:
+                watch.on_fault("noting a return", error)
+        return None
+
+    return returns
+
+
 def watched_putconn(notes: Notes, original: Callable[..., Any]) -> Callable[..., Any]:
     """``ConnectionPool.putconn``."""
-    watch, give_back = notes.watch, notes.watch.ledger.give_back
-    reclaiming = notes.reclaiming
+    watch, gates, returns = notes.watch, notes.gates, _noting_returns(notes)
 
     @functools.wraps(original)
     def putconn(self: Any, conn: Any) -> Any:
         __tracebackhide__ = True
-        if reclaiming.any_yet and reclaiming.was_handed_in(conn):
-            return None  # a late return: its holder need not notice
-        checkout = None
-        if watch.active:
-            try:
-                checkout = give_back(self, conn)
-            except Exception as error:
-                watch.on_fault("noting a return", error)
+        checkout: Any = returns(self, conn)
+        if checkout is LATE:
+            return None  # its holder need not notice
         lost = watch.dirty_returns and checkout is not None and checkout.returned and dirty.psycopg_wrote(conn)
         try:
             result = original(self, conn)
         except BaseException as error:
-            if checkout is not None:
-                notes.not_returned(self, conn, checkout, error)
+            notes.not_returned(self, conn, checkout, error)
             raise
-        if lost and checkout is not None:
+        if lost:
             dirty.note(watch, checkout)
-        if notes.gates.any_raised:
+        if gates.any_raised:
             notes.cut_down(self)
         return result
 
@@ -158,32 +172,25 @@ def watched_putconn(notes: Notes, original: Callable[..., Any]) -> Callable[...,
 
 def watched_async_putconn(notes: Notes, original: Callable[..., Any]) -> Callable[..., Any]:
     """``AsyncConnectionPool.putconn``."""
-    watch, give_back = notes.watch, notes.watch.ledger.give_back
-    reclaiming = notes.reclaiming
+    watch, gates, returns = notes.watch, notes.gates, _noting_returns(notes)
 
     @functools.wraps(original)
     async def putconn(self: Any, conn: Any) -> Any:
         __tracebackhide__ = True
-        if reclaiming.any_yet and reclaiming.was_handed_in(conn):
-            return None  # a late return: its holder need not notice
-        checkout = None
-        if watch.active:
-            try:
-                checkout = give_back(self, conn)
-            except Exception as error:
-                watch.on_fault("noting a return", error)
+        checkout: Any = returns(self, conn)
+        if checkout is LATE:
+            return None
         answer = None
         if watch.dirty_returns and checkout is not None and checkout.returned:
             answer = await dirty.psycopg_wrote_async(conn)
         try:
             result = await original(self, conn)
         except BaseException as error:
-            if checkout is not None:
-                notes.not_returned(self, conn, checkout, error)
+            notes.not_returned(self, conn, checkout, error)
             raise
-        if notes.gates.any_raised:
+        if gates.any_raised:
             notes.cut_down(self)
-        if answer is not None and checkout is not None:
+        if answer is not None:
             dirty.settle(watch, checkout, answer)
         return result
 

@@ -51,8 +51,10 @@ class Notes:
         """The record of a pool, a new one where there is none."""
         return self.watch.ledger.pool(pool) or self.new_pool(pool, made_known=False)
 
-    def not_returned(self, pool: Any, conn: Any, checkout: Checkout, error: BaseException) -> None:
+    def not_returned(self, pool: Any, conn: Any, checkout: Checkout | None, error: BaseException) -> None:
         """A putconn raised: the connection is still out if it still bears the mark of its pool."""
+        if checkout is None:
+            return
         try:
             own = checkout.pool.ref() is pool
             if own and getattr(conn, "_pool", None) is not pool:

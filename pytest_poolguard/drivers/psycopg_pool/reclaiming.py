@@ -28,16 +28,11 @@ class Reclaiming:
     def __init__(self, modules: dict[bool, ModuleType], originals: dict[bool, Callable[..., Any]]) -> None:
         self._modules = modules
         self._originals = originals
-        self._reclaimed: dict[int, _Reclaimed] = {}  #: by id
-
-    @property
-    def any_yet(self) -> bool:
-        """Whether anything was reclaimed so far."""
-        return bool(self._reclaimed)
+        self.reclaimed: dict[int, _Reclaimed] = {}  #: by id
 
     def was_handed_in(self, conn: Any) -> bool:
         """Whether a connection was reclaimed, and given to its pool before; from now on it was."""
-        record = self._reclaimed.get(id(conn))
+        record = self.reclaimed.get(id(conn))
         if record is None or record.connection() is not conn:
             return False
         before, record.was_handed_in = record.was_handed_in, True
@@ -68,7 +63,7 @@ class Reclaiming:
         if connection is None:
             pool.run_task(self._modules[False].AddConnection(pool))
             return
-        record = self._reclaimed[id(connection)] = _Reclaimed(weakref.ref(connection))
+        record = self.reclaimed[id(connection)] = _Reclaimed(weakref.ref(connection))
         with contextlib.suppress(Exception):  # a class of its own, or a mock: if it did not come here, it was not
             pool.putconn(connection)
         if not record.was_handed_in:
@@ -78,6 +73,6 @@ class Reclaiming:
     def _reclaim_async(self, pool: Any, connection: Any) -> None:
         if connection is not None:
             connection.pgconn.finish()
-            self._reclaimed[id(connection)] = _Reclaimed(weakref.ref(connection), was_handed_in=True)
+            self.reclaimed[id(connection)] = _Reclaimed(weakref.ref(connection), was_handed_in=True)
         if pool is not None and not pool.closed:
             pool.run_task(self._modules[True].AddConnection(pool))

@@ -21,6 +21,7 @@ from pytest_poolguard.drivers.patching import Patches
 from pytest_poolguard.drivers.sqlalchemy.limits import Limited
 from pytest_poolguard.drivers.sqlalchemy.notes import Notes
 from pytest_poolguard.drivers.sqlalchemy.sight import driver_connection, held_in, idle_entries, kill, state_of
+from pytest_poolguard.drivers.sqlalchemy.uncommitted import Uncommitted
 from pytest_poolguard.drivers.sqlalchemy.words import terms_of
 from pytest_poolguard.records import Checkout, Pool
 
@@ -41,13 +42,19 @@ class SQLAlchemy:
         self._patches = Patches()
         self._limited = Limited(watch)
         self._notes = Notes(watch, self)
+        self._uncommitted = Uncommitted(watch, self._patches)
         self._module: ModuleType | None = None
         self._listening: list[tuple[Any, weakref.ref[Any], str, Callable[..., None]]] = []
 
     @property
     def modules(self) -> Mapping[str, Callable[[ModuleType], None]]:
-        """The package itself: when it is complete, all of its parts that events need are there."""
-        return {"sqlalchemy": self._listen}
+        """The package: when it is complete, all of its parts that events need are there. And what is above it."""
+        return {
+            "sqlalchemy": self._listen,
+            "sqlalchemy.orm.session": self._watch_closes(self._uncommitted.patch_session),
+            "sqlalchemy.ext.asyncio.engine": self._watch_closes(self._uncommitted.patch_async),
+            "sqlalchemy.ext.asyncio.session": self._watch_closes(self._uncommitted.patch_async),
+        }
 
     def terms(self, pool: Any) -> Terms:
         """Those of an engine."""
@@ -118,6 +125,18 @@ class SQLAlchemy:
         create = vars(pools.Pool)["_should_wrap_creator"]
         self._patches.replace(pools.Pool, "_should_wrap_creator", self._watched_creation(create))
         self._watch.ledger.once_limited(functools.partial(self._limited.patch, pools, self._patches))
+        if self._watch.dirty_returns:
+            self._listen_to(pools.Pool, "reset", self._notes.on_doubtful_return(self._uncommitted))
+            self._uncommitted.patch_connection(sys.modules["sqlalchemy.engine.base"])
+
+    def _watch_closes(self, patch: Callable[[ModuleType], None]) -> Callable[[ModuleType], None]:
+        """What a layer rolls back by itself is of interest where dirty returns are, and the pools are watched."""
+
+        def patch_layer(module: ModuleType) -> None:
+            if self._watch.dirty_returns and self._listening:
+                patch(module)
+
+        return patch_layer
 
     def _listen_to(self, target: Any, name: str, listener: Callable[..., None]) -> None:
         event: Any = sys.modules["sqlalchemy.event"]

@@ -16,6 +16,7 @@ from typing import Any
 
 from pytest_poolguard.drivers.interface import Watch
 from pytest_poolguard.drivers.sqlalchemy.sight import (
+    beyond_greenlets,
     dialect_of,
     driver_connection,
     is_done,
@@ -24,8 +25,9 @@ from pytest_poolguard.drivers.sqlalchemy.sight import (
     replaced_by,
     unwrapped,
 )
+from pytest_poolguard.drivers.sqlalchemy.uncommitted import Uncommitted
 from pytest_poolguard.drivers.sqlalchemy.words import is_library
-from pytest_poolguard.origin import Origin, capture, capture_from
+from pytest_poolguard.origin import Origin, capture
 from pytest_poolguard.records import Checkout, Opening, Owner, Pool, Task
 
 __all__ = ["Notes"]
@@ -153,6 +155,18 @@ class Notes:
             except Exception as error:
                 self._watch.on_fault("noting a return", error)
 
+    def on_doubtful_return(self, uncommitted: Uncommitted) -> Callable[..., None]:
+        """A connection is returned, and its pool will see to the transaction."""
+
+        def poolguard_reset(_dbapi_connection: Any, entry: Any, state: Any) -> None:
+            if self._watch.active and not self._collector:
+                try:
+                    uncommitted.on_reset(self._out.get(id(entry)), entry, state)
+                except Exception as error:
+                    self._watch.on_fault("noting a return in the middle of a transaction", error)
+
+        return poolguard_reset
+
     def on_collection(self, phase: str, _info: Any) -> None:
         """Garbage is collected, from now on or no longer."""
         self._collector = get_ident() if phase == "start" else 0
@@ -202,10 +216,7 @@ class Notes:
             task = sys.modules["asyncio"].current_task()
             if task is not None:
                 checkout.task = Task(task, self._watch.ledger.starter.get())
-        greenlet = sys.modules["greenlet"].getcurrent()
-        while greenlet is not None and type(greenlet).__module__.startswith("sqlalchemy."):
-            greenlet = greenlet.parent
-            checkout.stack += capture_from(greenlet.gr_frame, self._watch.ledger.stops)
+        checkout.stack += beyond_greenlets(self._watch.ledger.stops)
 
     def _returned(self, checkout: Checkout) -> None:
         """Note a return, by whomever: a proxy that was closed counts down to zero first."""

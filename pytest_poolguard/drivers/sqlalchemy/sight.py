@@ -10,15 +10,16 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 from pytest_poolguard.drivers import libpq
 from pytest_poolguard.drivers.interface import State
 from pytest_poolguard.ledger import Ledger
-from pytest_poolguard.origin import printable
+from pytest_poolguard.origin import capture_from, printable
 
 __all__ = [
+    "beyond_greenlets",
     "dialect_of",
     "driver_connection",
     "held_in",
@@ -38,6 +39,17 @@ POOLS = (os.path.join("sqlalchemy", "pool", "base.py"), os.path.join("sqlalchemy
 AROUND = 12
 #: What a pool without a dialect connects by, where that is PostgreSQL.
 POSTGRESQL = frozenset({"asyncpg", "pg8000", "psycopg", "psycopg2"})
+
+
+def beyond_greenlets(stops: frozenset[str]) -> list[CodeType | int]:
+    """The stack from where the greenlet was started on that runs here for asynchronous code; else nothing."""
+    greenlets: Any = sys.modules.get("greenlet")
+    greenlet = greenlets.getcurrent() if greenlets is not None else None
+    stack: list[CodeType | int] = []
+    while greenlet is not None and type(greenlet).__module__.startswith("sqlalchemy."):
+        greenlet = greenlet.parent
+        stack += capture_from(greenlet.gr_frame, stops)
+    return stack
 
 
 def pool_of(entry: Any) -> Any:

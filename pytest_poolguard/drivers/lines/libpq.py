@@ -1,4 +1,4 @@
-"""How psycopg2 and psycopg make a connection of a moment: see ``moment``.
+"""How psycopg2 and psycopg make a connection: they have libpq, which knows all that a DSN may say.
 
 Not by ``psycopg2.connect`` and ``psycopg.connect``, which are the suite's to count, mock or wrap, but by what is
 below them.
@@ -13,12 +13,12 @@ from typing import Any
 
 from pytest_poolguard.drivers.moment import AS_IT_IS, part, wait_for
 
-__all__ = ["PqLine", "Psycopg2Line", "parameters"]
+__all__ = ["NUMBERS", "PqLine", "Psycopg2Line", "parameters"]
 
 #: Which of several servers, or what for: what one connection settled, the next need not ask again.
 SETTLED = ("replication", "target_session_attrs", "load_balance_hosts", "service", "servicefile")
 #: How to read what is no text, by the OIDs of PostgreSQL's types.
-NUMBERS = {20: int, 21: int, 23: int, 700: float, 701: float}
+NUMBERS: dict[int, type] = {20: int, 21: int, 23: int, 26: int, 700: float, 701: float}
 
 
 def parameters(info: Any, given: Mapping[str, Any]) -> dict[str, str]:
