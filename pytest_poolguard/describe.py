@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
+from types import CodeType
 from typing import Any
 
 from pytest_poolguard.drivers.interface import State, Terms
@@ -20,6 +21,7 @@ from pytest_poolguard.findings import (
     connections,
 )
 from pytest_poolguard.hints import Hints
+from pytest_poolguard.holders import pauses
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.origin import Place, SourceTree, printable
 from pytest_poolguard.records import Checkout, Opening, Owner, Pool, Task
@@ -33,6 +35,10 @@ HOLDERS = 5
 
 #: File and name of the function that, before Python 3.12, runs what it waits for in a task of its own.
 WAIT_FOR = (os.path.join(os.path.dirname(threading.__file__), "asyncio", "tasks.py"), "wait_for")
+
+
+#: What a comprehension is called that is a function of its own, as before Python 3.12.
+COMPREHENSIONS = frozenset({"<listcomp>", "<setcomp>", "<dictcomp>"})
 
 
 class Describe:
@@ -63,6 +69,30 @@ class Describe:
         if checkout.task is not None and checkout.task.awaited_by is not None:
             _tell_of_cancellation(finding, checkout, checkout.task.awaited_by)
         return finding
+
+    def holding(self, checkout: Checkout) -> Finding:
+        """A connection that is out, which need not be wrong: who has it."""
+        finding = self._checkout(CHECKED_OUT, checkout)
+        finding.backend_pid = self._pid_at_opening(checkout.to_server())
+        return finding
+
+    def takers(self, checkout: Checkout) -> list[tuple[CodeType, int]]:
+        """The call that should return a connection: its code, and where in it that was taken.
+
+        A generator stops in the midst of a ``with`` block; who is in the block is the one who goes through it. A
+        comprehension stands before the function that it is in. The callers follow of one that may have handed it
+        on. Empty where no code of the project took it.
+        """
+        keeper = self._hints_of(checkout).keeper(checkout)
+        frames = checkout.origin.frames()
+        first = next((n for n, (code, _) in enumerate(frames) if keeper and code is keeper.code), len(frames))
+        takers = []
+        for code, offset in frames[first:]:
+            if self._tree.is_own(code.co_filename) and not pauses(code):
+                takers.append((code, offset))
+                if code.co_name not in COMPREHENSIONS and not (keeper and keeper.hands_out):
+                    break
+        return takers
 
     def dropped(self, checkout: Checkout) -> Finding:
         """A connection that nobody returned, and that came back when nothing referred to it any longer."""

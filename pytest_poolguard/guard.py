@@ -30,11 +30,13 @@ from pytest_poolguard.marker import Expectations, expectations
 from pytest_poolguard.origin import SourceTree, printable
 from pytest_poolguard.owners import Owners, boundaries
 from pytest_poolguard.records import Limits, Opening, Owner
+from pytest_poolguard.refusals import Refusals
 from pytest_poolguard.server.activity import Ask
 from pytest_poolguard.server.run_name import RunName
 from pytest_poolguard.server.statements import Shown
 from pytest_poolguard.server.watch import ServerWatch
 from pytest_poolguard.settings import Settings
+from pytest_poolguard.snapshots import Snapshots
 from pytest_poolguard.tally import Tally
 from pytest_poolguard.unclosed import Unclosed
 
@@ -89,6 +91,8 @@ class Guard:
             self.aftermath = Aftermath(
                 self.server, self.ledger, self.owners, leftovers, self.describe, self.tally, name, shown
             )
+        self.snapshots = Snapshots(self.ledger, tree, self.describe)
+        self.refusals = Refusals(self.snapshots, self.describe.made, self._on_server)
         self.watch = Watch(
             self.ledger,
             self.lose_the_books,
@@ -97,6 +101,7 @@ class Guard:
             dirty_returns=settings.dirty_returns != "off",
             on_unwatched=self.tally.unwatched.append,
             holders=self.describe.holders,
+            on_refused=self.refusals.note,
         )
         self._drivers: dict[str, Driver] = {}
         self.added: list[AddedDriver] = []
@@ -299,11 +304,14 @@ class Guard:
         if self.aftermath is not None:
             self.aftermath.windows.add(report)
 
+    def _on_server(self, openings: list[Opening]) -> dict[Opening, dict[str, str]]:
+        """What the server says of the backends of some connections."""
+        return self.server.backends(openings) if self.server is not None and openings else {}
+
     def _look_at_server(self, findings: list[tuple[Finding, Opening]]) -> None:
-        if self.server is not None and findings:
-            words = self.server.backends(opening for _, opening in findings)
-            for finding, opening in findings:
-                finding.server = words.get(opening, {})
+        words = self._on_server([opening for _, opening in findings])
+        for finding, opening in findings:
+            finding.server = words.get(opening, {})
 
 
 def _known(driver: Driver) -> str:

@@ -165,8 +165,11 @@ class TestHooks:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(
-        self, item: pytest.Item
+        self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        if self.guard.refusals.any:
+            with self.guard.shield("looking at who had a pool's connections"):
+                self.guard.refusals.look(call.excinfo.value if call.excinfo is not None else None)
         report = yield
         with self.guard.shield("settling a report"):
             return self.settling.made(item, report)

@@ -32,10 +32,19 @@ class Tally:
     visits: list[Visit] = field(default_factory=list)  #: the servers of the run
     notices: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    refusals: list[dict[str, Any]] = field(default_factory=list)  #: of pools, as plain data
 
-    def carry(self, report: pytest.TestReport, findings: list[Finding], *, told: bool) -> None:
+    def carry(
+        self,
+        report: pytest.TestReport,
+        findings: list[Finding],
+        *,
+        told: bool,
+        refusals: list[dict[str, Any]] | None = None,
+    ) -> None:
         """Let a report carry findings: plain data only, anything else would end an xdist worker."""
-        setattr(report, ATTRIBUTE, {"told": told, "findings": [finding.to_dict() for finding in findings]})
+        plain = [finding.to_dict() for finding in findings]
+        setattr(report, ATTRIBUTE, {"told": told, "findings": plain, "refusals": refusals or []})
 
     def add_report(self, report: Any) -> None:
         """Take the findings that a logged report carries."""
@@ -43,6 +52,7 @@ class Tally:
         if carried:
             findings = [Finding.from_dict(plain) for plain in carried["findings"]]
             self.findings += findings
+            self.refusals += carried["refusals"]
             if not carried["told"]:
                 self.untold += findings
 

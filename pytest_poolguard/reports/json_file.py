@@ -25,6 +25,7 @@ def as_json(tally: Tally) -> dict[str, Any]:
         "checkouts": tally.taken,
         "servers": [visit.to_dict() for visit in tally.visits],
         "findings": [finding.to_dict() for finding in tally.findings],
+        "refusals": tally.refusals,
         "notices": [redacted(notice) for notice in tally.unwatched + tally.notices],
         "faults": [redacted(fault) for fault in tally.faults],
     }

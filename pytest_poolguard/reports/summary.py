@@ -174,6 +174,8 @@ def _notices(tally: Tally, verbosity: int) -> list[str]:
         )
     if tally.open_pools:
         lines.append(f"poolguard: {_idle(tally.open_pools, verbosity)}")
+    if tally.refusals:
+        lines.append(f"poolguard: {_refused(tally.refusals, verbosity)}")
     lines += [f"poolguard: {redacted(str(visit))}" for visit in tally.visits if visit.is_news or verbosity > 0]
     lines += [f"poolguard: {redacted(notice)}" for notice in tally.notices]
     shown = tally.faults if verbosity > 0 else tally.faults[:1]
@@ -184,6 +186,15 @@ def _notices(tally: Tally, verbosity: int) -> list[str]:
 def fault(text: str) -> str:
     """The line for an exception of our own."""
     return f"poolguard: internal error, the results are as without it: {redacted(text)}"
+
+
+def _refused(refusals: list[dict[str, Any]], verbosity: int) -> str:
+    """Which tests a pool refused a connection: they may have passed for all that."""
+    tests = list(dict.fromkeys(refusal["nodeid"] for refusal in refusals))
+    shown = tests if verbosity > 0 else tests[:PLACES]
+    more = f" and {len(tests) - len(shown)} more" if len(shown) < len(tests) else ""
+    where = f"{', '.join(shown)}{more}"
+    return f"a pool refused a connection in {counted(len(tests), 'test')}: {where} (-rA shows who had them)"
 
 
 def _idle(open_pools: list[tuple[Place | None, int]], verbosity: int) -> str:
