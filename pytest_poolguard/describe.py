@@ -13,6 +13,7 @@ from pytest_poolguard.findings import (
     CHECKED_OUT,
     DIRTY_RETURN,
     HELD_TOO_LONG,
+    NESTED,
     NOT_CLOSED,
     POOL_NOT_CLOSED,
     SERVER_BACKEND,
@@ -23,7 +24,7 @@ from pytest_poolguard.findings import (
 from pytest_poolguard.hints import Hints
 from pytest_poolguard.holders import pauses
 from pytest_poolguard.ledger import Ledger
-from pytest_poolguard.origin import Place, SourceTree, printable
+from pytest_poolguard.origin import Origin, Place, SourceTree, printable
 from pytest_poolguard.records import Checkout, Opening, Owner, Pool, Task
 from pytest_poolguard.whereabouts import of_holder
 
@@ -115,6 +116,19 @@ class Describe:
         if checkout.returned_at is not None:
             finding.returned_at = self._tree.site(checkout.returned_at)
         finding.hint = f"commit() before {give}(), or rollback() if that was meant"
+        return finding
+
+    def nested(self, first: Checkout, stack: Origin, owner: Owner, second: Checkout | None) -> Finding:
+        """A connection that was asked for by who held a first one; ``second`` where it was got."""
+        finding = self._checkout(NESTED, second or first)
+        finding.owner_kind, finding.owner_name, finding.nodeid = owner.kind, printable(owner.name), owner.nodeid
+        finding.phase = second.phase if second is not None else owner.phase
+        finding.acquired, finding.stack = self._tree.site(stack), self._tree.stack(stack)
+        finding.called_from = None
+        finding.first_at = self._tree.site(first.origin)
+        who = f"{first.taken_by.kind} {printable(first.taken_by.name)}"
+        finding.note = f"the first one is that of {who}" if first.taken_by is not owner else ""
+        finding.hint = "use the first one for both, or return it before the second is taken"
         return finding
 
     def overdue(self, checkout: Checkout) -> Finding:

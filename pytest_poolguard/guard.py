@@ -5,6 +5,7 @@ Made when the run begins, kept in ``config.stash``, undone by ``config.add_clean
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import traceback
@@ -22,11 +23,13 @@ from pytest_poolguard.describe import Describe
 from pytest_poolguard.drivers.imports import is_there
 from pytest_poolguard.drivers.interface import AddedDriver, Driver, Watch
 from pytest_poolguard.drivers.known import driver_of
+from pytest_poolguard.dump import Dump
 from pytest_poolguard.findings import FAILED, WARNED, Finding
 from pytest_poolguard.judging import Judge
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.leftovers import Leftovers
 from pytest_poolguard.marker import Expectations, expectations
+from pytest_poolguard.nesting import Nesting
 from pytest_poolguard.origin import SourceTree, printable
 from pytest_poolguard.owners import Owners, boundaries
 from pytest_poolguard.records import Limits, Opening, Owner
@@ -92,7 +95,8 @@ class Guard:
                 self.server, self.ledger, self.owners, leftovers, self.describe, self.tally, name, shown
             )
         self.snapshots = Snapshots(self.ledger, tree, self.describe)
-        self.refusals = Refusals(self.snapshots, self.describe.made, self._on_server)
+        self.nesting = Nesting(self.ledger, self.describe, self.snapshots.is_unlimited)
+        self.refusals = Refusals(self.snapshots, self.describe.made, self._on_server, self.nesting.refused)
         self.watch = Watch(
             self.ledger,
             self.lose_the_books,
@@ -103,6 +107,8 @@ class Guard:
             holders=self.describe.holders,
             on_refused=self.refusals.note,
         )
+        self.dump = Dump(self.snapshots.all, self.refusals.pool_in_words)
+        self.dump.with_stacks(functools.partial(self.refusals.note_end, "pytest-timeout ended the test"))
         self._drivers: dict[str, Driver] = {}
         self.added: list[AddedDriver] = []
 
@@ -147,8 +153,15 @@ class Guard:
     def stop(self) -> None:
         """Watch no longer, and give everything back as it was."""
         self.watch.active = False
+        self.dump.stop()
         for driver in (*self._drivers.values(), *self.added):
             driver.undo()
+
+    def dump_on_signal(self, stderr: int) -> None:
+        """Write who has which connections, to a file descriptor, whenever the signal comes that was asked for."""
+        reason = self.dump.on_signal(self.settings.dump_signal, stderr)
+        if reason:
+            self.tally.notices.append(f"poolguard_dump_signal is without effect: {reason}")
 
     def _connected(self, opening: Opening, asker: Callable[[], Ask]) -> None:
         if self.server is not None:
@@ -187,6 +200,7 @@ class Guard:
         self.ledger.overdue = []
         self.ledger.dirty = []
         self.expected = expectations(item)
+        self.nesting.begin(self.expected.nesting(self.settings.nested))
         self.owners.begin_test(item, self.expected.limits(self.settings.timeout))
 
     def end_test(self) -> None:
@@ -195,7 +209,7 @@ class Guard:
             self.ledger.forget()
             self.expected = Expectations()
         self.found += [self.describe.overdue(checkout) for checkout in self.ledger.overdue]
-        self.found += self._dirty_returns()
+        self.found += self._dirty_returns() + self.nesting.findings()
         self.owners.end_test()
 
     def _dirty_returns(self) -> list[Finding]:
@@ -256,7 +270,7 @@ class Guard:
         held = any(checkout.owner is not self.ledger.session for checkout in out)
         test = self.owners.test
         held = held or any(owner.dropped for owner in (*self.owners.fixtures, *([test] if test else ())))
-        late = bool(self.ledger.overdue or self.ledger.dirty) or self.unclosed.may_fail()
+        late = bool(self.ledger.overdue or self.ledger.dirty or self.nesting.any) or self.unclosed.may_fail()
         return held or late or self.expected.leaks is not None
 
     # the session

@@ -8,6 +8,7 @@ operations are atomic; each method is built from those.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from threading import get_ident
 
 from pytest_poolguard.clock import Clock
@@ -27,6 +28,8 @@ class Ledger(Registry):
         self.overdue: list[Checkout] = []  #: those that were out for longer than their owner's limit
         self.dirty: list[Checkout] = []  #: those that were given back in the middle of a transaction that wrote
         self.unreclaimed: list[Checkout] = []  #: leaks that were told, and still keep their slots
+        #: Somebody wants to know what is taken; who has it may be told only later.
+        self.on_taken: Callable[[Checkout], None] | None = None
         self.taken = 0
         self._out: dict[int, Checkout] = {}
         self._lost = 0
@@ -57,6 +60,8 @@ class Ledger(Registry):
         if out > owner.peak:  # noqa: PLR1730 - max() costs as much again
             owner.peak = out
         self.taken += 1
+        if self.on_taken is not None:
+            self.on_taken(checkout)
         return checkout
 
     def _blocked_task(self) -> Task | None:

@@ -15,7 +15,7 @@ from pytest_poolguard.origin import printable
 from pytest_poolguard.records import Opening, Pool
 from pytest_poolguard.redaction import redacted
 from pytest_poolguard.reports.holders import NOTE_LINES, ROWS, plain, told, verdict
-from pytest_poolguard.snapshots import Snapshot, Snapshots
+from pytest_poolguard.snapshots import Asker, Snapshot, Snapshots
 
 __all__ = ["Refusal", "Refusals"]
 
@@ -77,11 +77,16 @@ class Refusals:
     """Those of the present test that no report has told yet."""
 
     def __init__(
-        self, snapshots: Snapshots, made: Callable[[Pool], object], statements: Callable[[list[Opening]], Any]
+        self,
+        snapshots: Snapshots,
+        made: Callable[[Pool], object],
+        statements: Callable[[list[Opening]], Any],
+        heard: Callable[[Snapshot, Asker], None],
     ) -> None:
         self._snapshots = snapshots
         self._made = made  #: tells where a pool was made
         self._statements = statements  #: what the server says of connections, by those
+        self._heard = heard  #: is told of each that is looked at
         self._found: list[Refusal] = []
         self._counts: Counter[Pool] = Counter()
         #: What was noted of each exception, by its id(): a reference would keep all that its traceback has.
@@ -96,24 +101,28 @@ class Refusals:
         self._counts[pool] += 1
         if self._counts[pool] > MOST:
             return
-        snapshot = self._snapshots.of(pool, self._snapshots.asker(task))
+        asker = self._snapshots.asker(task)
+        snapshot = self._snapshots.of(pool, asker)
         name = type(error).__name__
         if name == CANCELLED and not snapshot.is_full:
             return
         refusal = self._add(snapshot, _words(error))
         refusal.error = name
         self._by_error[id(error)] = refusal
+        self._heard(snapshot, asker)
 
-    def note_end(self, happened: str) -> list[Refusal]:
+    def note_end(self, happened: str) -> None:
         """The test is ended from outside: what is out of every pool."""
-        return [self._add(snapshot, happened) for snapshot in self._snapshots.all()]
+        for snapshot in self._snapshots.all():
+            self._add(snapshot, happened)
 
     def _add(self, snapshot: Snapshot, happened: str) -> Refusal:
-        refusal = Refusal(snapshot, happened, self._pool(snapshot.pool), verdict(snapshot))
+        refusal = Refusal(snapshot, happened, self.pool_in_words(snapshot.pool), verdict(snapshot))
         self._found.append(refusal)
         return refusal
 
-    def _pool(self, pool: Pool) -> str:
+    def pool_in_words(self, pool: Pool) -> str:
+        """Class, size, and where it was made."""
         made = self._made(pool)
         verb = "made" if pool.made_known else "first used"
         return printable(pool.label) + (f" {verb} at {made}" if made is not None else "")

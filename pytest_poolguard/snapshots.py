@@ -50,6 +50,7 @@ class Asker:
     frames: list[Frame]
     thread: Any  #: as a checkout's
     task: Any = None  #: the task's weak reference
+    asks: bool = True  #: else it is only the code that looks
 
     def has(self, checkout: Checkout) -> bool:
         """Whether it is the one who took a connection."""
@@ -99,13 +100,13 @@ class Snapshots:
         self._tree = tree
         self._describe = describe
 
-    def asker(self, task: Any = None) -> Asker:
+    def asker(self, task: Any = None, *, asks: bool = True) -> Asker:
         """The code that runs, which asks for a connection; ``task`` is the one that gets it, if another waits."""
         record = self._ledger.this_task() if task is None else self._ledger.record_of(task)
         frames = of_this_thread()
         if record is not None:
             frames += of_awaits(record)  # an exception that is thrown into a task shows not all of its frames
-        return Asker(frames, self._ledger.this_thread(), record.ref if record is not None else None)
+        return Asker(frames, self._ledger.this_thread(), record.ref if record is not None else None, asks)
 
     def of(self, pool: Pool, asker: Asker | None = None) -> Snapshot:
         """What is out of a pool now."""
@@ -115,13 +116,19 @@ class Snapshots:
         return Snapshot(pool, self._capacity(pool), held, len(out) - len(held))
 
     def all(self) -> list[Snapshot]:
-        """What is out of every pool of which something is."""
+        """What is out of every pool of which something is; the caller may be somebody's interruption."""
+        caller = self.asker(asks=False)
         pools = {checkout.pool: None for checkout in (*self._ledger.unreclaimed, *self._ledger.outstanding())}
-        return [self.of(pool) for pool in pools]
+        return [self.of(pool, caller) for pool in pools]
 
     def opening(self, checkout: Checkout) -> Opening | None:
         """How a connection that was out was opened; None if that was not seen, or it is gone."""
         return self._ledger.opening(checkout.to_server())
+
+    def is_unlimited(self, record: Pool) -> bool:
+        """Whether a pool is known to hand out as many as one likes."""
+        pool, capacity = record.ref(), getattr(record.driver, "capacity", None)
+        return pool is not None and capacity is not None and capacity(pool) is None
 
     def _capacity(self, record: Pool) -> int | None:
         most = self._ledger.present.limits.max
@@ -150,7 +157,7 @@ class Snapshots:
         takers = self._describe.takers(checkout)
         if takers and not any(still_runs(*taker, frames) for taker in takers):
             return LEFT, frames
-        return ASKS if asks else IN_USE, frames
+        return ASKS if asker is not None and asks and asker.asks else IN_USE, frames
 
     def _frames(self, checkout: Checkout, asker: Asker | None) -> list[Frame]:
         """Where another holder is: the asking thread itself, too, where a task asks that it runs."""

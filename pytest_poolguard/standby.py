@@ -5,6 +5,7 @@ A suite without a database never loads more of the plugin than this, the setting
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from types import ModuleType
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 __all__ = ["Standby"]
 
 
+STDERR = 2
+
+
 class Standby:
     """Watches imports from :meth:`start` to :meth:`stop`."""
 
@@ -32,6 +36,8 @@ class Standby:
         self.name = RunName()
         self._config = config
         self._guard: Guard | None = None
+        #: A second name for stderr, before pytest captures it.
+        self._stderr = os.dup(STDERR) if settings.dump_signal else None
         modules = [(library, name) for library, (_, names) in LIBRARIES.items() for name in names]
         self._imports = ImportWatch({name: partial(self._imported, library, name) for library, name in modules})
         if settings.pools:
@@ -50,6 +56,8 @@ class Standby:
         self.name.give_up()
         if self._guard is not None:
             self._guard.stop()
+        if self._stderr is not None:
+            os.close(self._stderr)
 
     @property
     def is_idle(self) -> bool:
@@ -65,6 +73,8 @@ class Standby:
             self._guard = Guard(self._config, self.settings, self.name)
             if self.settings.server != "off":
                 self.name.take()
+            if self._stderr is not None:
+                self._guard.dump_on_signal(self._stderr)
             self._config.pluginmanager.register(RunHooks(self._guard, self._config), "poolguard-run")
         return self._guard
 

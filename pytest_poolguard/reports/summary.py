@@ -14,6 +14,7 @@ from pytest_poolguard.findings import (
     EXPECTED,
     FAILED,
     HELD_TOO_LONG,
+    NESTED,
     NOT_CLOSED,
     POOL_NOT_CLOSED,
     SERVER_BACKEND,
@@ -132,7 +133,7 @@ def _table(findings: list[Finding], verbosity: int) -> list[str]:
     ranked = sorted(rows.items(), key=lambda row: -len(row[1]))
     shown = ranked if verbosity > 0 else ranked[:ROWS]
     kinds = {finding.kind for finding in findings}
-    if kinds <= {CHECKED_OUT, DIRTY_RETURN, HELD_TOO_LONG}:
+    if kinds <= {CHECKED_OUT, DIRTY_RETURN, HELD_TOO_LONG, NESTED}:
         took = "checked out at"
     else:
         took = "opened at" if kinds <= {SERVER_BACKEND, NOT_CLOSED} else "made or taken at"
@@ -174,8 +175,9 @@ def _notices(tally: Tally, verbosity: int) -> list[str]:
         )
     if tally.open_pools:
         lines.append(f"poolguard: {_idle(tally.open_pools, verbosity)}")
-    if tally.refusals:
-        lines.append(f"poolguard: {_refused(tally.refusals, verbosity)}")
+    refusals = [refusal for refusal in tally.refusals if refusal["error"]]
+    if refusals:
+        lines.append(f"poolguard: {_refused(refusals, verbosity)}")
     lines += [f"poolguard: {redacted(str(visit))}" for visit in tally.visits if visit.is_news or verbosity > 0]
     lines += [f"poolguard: {redacted(notice)}" for notice in tally.notices]
     shown = tally.faults if verbosity > 0 else tally.faults[:1]
