@@ -28,11 +28,17 @@ class _Taking:
     """A connection is taken, or asked for in vain, while others of the same pool are out."""
 
     pool: Pool
-    stack: Origin
     owner: Owner
     second: Checkout | None  #: None where it was refused
     asker: Asker | None  #: who was refused
     others: list[Checkout]
+
+    @property
+    def stack(self) -> Origin:
+        """Where that is: known as late, for the stack of a task goes on in who waits for it."""
+        if self.second is not None:
+            return self.second.origin
+        return Origin([part for frame in (self.asker.frames if self.asker else ()) for part in frame])
 
     @property
     def holder(self) -> object:
@@ -76,14 +82,13 @@ class Nesting:
             return
         others = [other for other in self._ledger.outstanding() if other.pool is pool and other is not checkout]
         if others and len(self._seen) < MOST:
-            self._seen.append(_Taking(pool, checkout.origin, checkout.taken_by, checkout, None, others))
+            self._seen.append(_Taking(pool, checkout.taken_by, checkout, None, others))
 
     def refused(self, snapshot: Snapshot, asker: Asker) -> None:
         """A pool has refused a connection: its holder may have asked for a second one."""
         others = [held.checkout for held in snapshot.held if held.state != LEAKED]
         if self._mode != "off" and any(map(asker.has, others)):
-            stack = Origin([part for frame in asker.frames for part in frame])
-            self._seen.append(_Taking(snapshot.pool, stack, self._ledger.present, None, asker, others))
+            self._seen.append(_Taking(snapshot.pool, self._ledger.present, None, asker, others))
 
     def findings(self) -> list[Finding]:
         """One for each pair of lines. Those with a fixture's connection fail nothing: it has that on purpose."""

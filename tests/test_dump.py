@@ -9,8 +9,7 @@ import sys
 import time
 
 import pytest
-
-pytest.importorskip("pytest_timeout")
+from conftest import HEADER
 
 if not hasattr(signal, "SIGUSR1"):
     pytest.skip("there are no such signals here", allow_module_level=True)
@@ -36,7 +35,7 @@ def wait_for(path) -> None:
 def test_a_signal_is_answered_from_the_middle_of_a_query(suite):
     """Beyond the capture, and while the main thread is in C code."""
     suite.setting("poolguard_dump_signal", "SIGUSR1")
-    suite.file("test_suite.py", __import__("conftest").HEADER + WAITS_IN_C)
+    suite.file("test_suite.py", HEADER + WAITS_IN_C)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_suite.py"]
     process = subprocess.Popen(
         command, cwd=suite.path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ}
@@ -105,7 +104,7 @@ def test_it(pool):
     finally:
         pool.putconn(conn)
 """,
-        "-oaddopts=",
+        "-ppytest_timeout",
         "--timeout=0.5",
         f"--timeout-method={method}",
         subprocess=True,
