@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pytest_poolguard.drivers.patching import Patches
-from pytest_poolguard.reports.holders import told, verdict
+from pytest_poolguard.reports.holders import diagnosis, told
 from pytest_poolguard.snapshots import Snapshot
 
 __all__ = ["Dump"]
@@ -41,7 +41,7 @@ class Dump:
     def text(self) -> str:
         """Every pool of which something is out, and who has it."""
         parts = [
-            "\n".join(told(snapshot, f"poolguard: {self._name(snapshot.pool)}", verdict(snapshot)))
+            "\n".join(told(snapshot, f"poolguard: {self._name(snapshot.pool)}", diagnosis(snapshot)))
             for snapshot in self._holding()
         ]
         return "\n".join(parts or ["poolguard: no connection is checked out"]) + "\n"

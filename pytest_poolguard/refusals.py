@@ -14,7 +14,7 @@ from typing import Any
 from pytest_poolguard.origin import printable
 from pytest_poolguard.records import Opening, Pool
 from pytest_poolguard.redaction import redacted
-from pytest_poolguard.reports.holders import NOTE_LINES, ROWS, plain, told, verdict
+from pytest_poolguard.reports.holders import NOTE_LINES, ROWS, diagnosis, plain, told
 from pytest_poolguard.snapshots import Asker, Snapshot, Snapshots
 
 __all__ = ["Refusal", "Refusals"]
@@ -36,7 +36,7 @@ class Refusal:
     snapshot: Snapshot
     happened: str  #: the exception, or what else ended the wait
     pool: str  #: in words, with where it was made
-    verdict: list[str]  #: as it was known at that moment
+    diagnosis: list[str]  #: as it was known at that moment
     error: str = ""  #: the type of the exception
     note: str = ""  #: what its exception bears in the report
 
@@ -49,12 +49,12 @@ class Refusal:
         """All that is known now."""
         rows = None if verbosity > 0 else ROWS
         title = f"{self.happened}: who has the connections of {self.pool}"
-        return "\n".join(told(self.snapshot, title, verdict(self.snapshot, now=True), rows))
+        return "\n".join(told(self.snapshot, title, diagnosis(self.snapshot, now=True), rows))
 
     def news(self) -> list[str]:
-        """The verdict by now, if that is another one than at the moment of the refusal."""
-        now = verdict(self.snapshot, now=True)
-        return now if now != self.verdict else []
+        """The diagnosis by now, if that is another one than at the moment of the refusal."""
+        now = diagnosis(self.snapshot, now=True)
+        return now if now != self.diagnosis else []
 
     def is_shown_in(self, text: str) -> bool:
         """Whether a failure's text shows the note on the exception."""
@@ -68,7 +68,7 @@ class Refusal:
             "library": self.snapshot.pool.driver.library,
             "error": self.error,
             "capacity": self.snapshot.capacity,
-            "verdict": verdict(self.snapshot, now=True),
+            "diagnosis": diagnosis(self.snapshot, now=True),
             "holders": plain(self.snapshot),
         }
 
@@ -117,7 +117,7 @@ class Refusals:
             self._add(snapshot, happened)
 
     def _add(self, snapshot: Snapshot, happened: str) -> Refusal:
-        refusal = Refusal(snapshot, happened, self.pool_in_words(snapshot.pool), verdict(snapshot))
+        refusal = Refusal(snapshot, happened, self.pool_in_words(snapshot.pool), diagnosis(snapshot))
         self._found.append(refusal)
         return refusal
 
@@ -162,8 +162,8 @@ def _words(error: BaseException) -> str:
 
 def _note(refusal: Refusal) -> str:
     title = f"poolguard: who has the connections of {refusal.pool}"
-    rows = NOTE_LINES - 3 - len(refusal.verdict)
-    return "\n".join(told(refusal.snapshot, title, refusal.verdict, max(rows, 1)))
+    rows = NOTE_LINES - 3 - len(refusal.diagnosis)
+    return "\n".join(told(refusal.snapshot, title, refusal.diagnosis, max(rows, 1)))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

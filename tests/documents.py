@@ -1,7 +1,7 @@
 """The parts of the documents that are printed by real runs, not typed.
 
 A comment in front of a block says where it comes from: ``<!-- generated: RUN, PART -->``. RUN is a name of
-:data:`RUNS`; PART is ``all``, ``summary``, ``end``, ``report of TEST`` or ``hint of TEST``.
+:data:`RUNS`; PART is ``all``, ``summary``, ``end``, ``report of TEST``, ``hint of TEST`` or ``note of TEST``.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ RUNS = {
     "shop": (),
     "orders": ("tests/test_orders.py",),
     "expected": ("small/test_expected.py",),
+    "exhausted": ("small/test_exhausted.py",),
     "hints": ("small/test_hints.py",),
     "session": ("small/test_session.py",),
     "no pool": ("small/test_no_pool.py",),
@@ -76,6 +77,7 @@ class Printer:
             "summary": r"^(=+ poolguard.*?)^=+ (?:short test summary|\d+ passed)",
             "end": r"^=+ short test summary info =+\n(.*)",
             "report": rf"^_+ {test} _+\n(.+?)^(?:__|==|--)",
+            "note": rf"^_+ {test} _+\n.+?((?:^E [^\n]*\n)+)",
             "hint": rf"^_+ {test} _+\n.+?((?:^  (?:note|hint): [^\n]+\n)+)",
         }.get(name)
         found = re.search(pattern, screen, re.MULTILINE | re.DOTALL) if pattern else None
@@ -83,6 +85,8 @@ class Printer:
             raise ValueError(f"no {part!r} in the run {run!r}, which printed:\n{screen}")
         if name == "all":
             return " ".join(("$ pytest -p poolguard", *RUNS[run])) + "\n…\n" + found[1]
+        if name == "note":
+            return textwrap.dedent(re.sub("^E", " ", found[1], flags=re.MULTILINE))
         return textwrap.dedent(found[1]) if name == "hint" else found[1]
 
 

@@ -1,4 +1,4 @@
-"""Who has the connections of a pool: a verdict in words, and a table."""
+"""Who has the connections of a pool: a diagnosis in words, and a table."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pytest_poolguard.findings import Finding, connections, counted
 from pytest_poolguard.reports.text import age
 from pytest_poolguard.snapshots import ASKS, IN_USE, KEPT, LEAKED, LEFT, OVER, Held, Snapshot
 
-__all__ = ["NOTE_LINES", "ROWS", "plain", "table", "told", "verdict"]
+__all__ = ["NOTE_LINES", "ROWS", "diagnosis", "plain", "table", "told"]
 
-#: Lines of the note on an exception, rows of the table in a report without -v, places that a verdict names.
+#: Lines of the note on an exception, rows of the table in a report without -v, places that a diagnosis names.
 NOTE_LINES, ROWS, PLACES = 12, 20, 3
 #: What is said of each connection, by its state: {name} is the function that took it.
 STATES = {
@@ -24,7 +24,7 @@ STATES = {
 }
 
 
-def verdict(snapshot: Snapshot, *, now: bool = False) -> list[str]:
+def diagnosis(snapshot: Snapshot, *, now: bool = False) -> list[str]:
     """What the holders say of a pool, a line each: a leak, a pool that is too small, or both.
 
     With ``now``, what has become of the connections since counts, too.
@@ -102,9 +102,9 @@ def _taken_by(finding: Finding) -> str:
     return f"code ({place})" if place.function.startswith("<") else f"{place.function} ({place})"
 
 
-def told(snapshot: Snapshot, title: str, verdicts: Iterable[str], rows: int | None = None) -> list[str]:
-    """Title, verdict and table, in lines, with so many ``rows`` at most."""
-    return [title, *(f"  {line}" for line in verdicts), *(f"  {line}" for line in table(snapshot, rows))]
+def told(snapshot: Snapshot, title: str, lines: Iterable[str], rows: int | None = None) -> list[str]:
+    """Title, diagnosis and table, in lines, with so many ``rows`` at most."""
+    return [title, *(f"  {line}" for line in lines), *(f"  {line}" for line in table(snapshot, rows))]
 
 
 def table(snapshot: Snapshot, rows: int | None = None) -> list[str]:

@@ -6,29 +6,32 @@ import pytest
 
 from contract.libraries import where
 
-pytestmark = where(lambda library: library.exhausted)
+EXHAUSTIBLE = where(lambda library: library.exhausted)
 
 
-def crowd(lib, number: int, others: int = 0) -> str:
-    """The body of a test, in which ``number`` workers, besides ``others``, have a connection each till ``go``."""
+def crowd(lib, number: int) -> str:
+    """The body of a test, in which ``number`` workers have a connection each, and wait to go."""
     if lib.is_async:
         return f"""
     go = asyncio.Event()
     tasks = [asyncio.create_task(work(pool, go), name=f"worker {{n}}") for n in range({number})]
-    while poolguard.checked_out < {number + others}:
+    while len(go._waiters) < {number}:
         await asyncio.sleep(0.001)
 """
     return f"""
-    go = threading.Event()
+    go = threading.Barrier({number + 1})
     tasks = [threading.Thread(target=work, args=[pool, go], name=f"worker {{n}}") for n in range({number})]
     for task in tasks: task.start()
-    while poolguard.checked_out < {number + others}:
+    while go.n_waiting < {number}:
         time.sleep(0.001)
 """
 
 
 def joined(lib) -> str:
-    return "await asyncio.gather(*tasks)" if lib.is_async else "for task in tasks: task.join()"
+    """Lets the workers go, and waits for them."""
+    if lib.is_async:
+        return "go.set(); await asyncio.gather(*tasks)"
+    return "go.wait()\n        for task in tasks: task.join()"
 
 
 def work(lib) -> str:
@@ -52,6 +55,7 @@ def lines(suite):
     return place
 
 
+@EXHAUSTIBLE
 def test_a_pool_that_leaks_have_emptied(run, lib, lines, processes):
     result = run(
         f"""
@@ -67,7 +71,7 @@ def test_a_pool_that_leaks_have_emptied(run, lib, lines, processes):
     )
     result.assert_outcomes(failed=1)
     (refusal,) = result.data["refusals"]
-    assert refusal["verdict"] == [f"2 of 2 are held by leaks ({lines('# leaks')}), never returned: a leak"]
+    assert refusal["diagnosis"] == [f"2 of 2 are held by leaks ({lines('# leaks')}), never returned: a leak"]
     assert refusal["capacity"] == 2
     assert refusal["nodeid"] == "test_suite.py::test_it"
     assert [holder["state"] for holder in refusal["holders"]] == ["leaked", "leaked"]
@@ -75,16 +79,16 @@ def test_a_pool_that_leaks_have_emptied(run, lib, lines, processes):
     assert f"({lines('# leaks')}), never returned: a leak" in result.text
 
 
+@EXHAUSTIBLE
 def test_a_pool_that_is_too_small(run, lib, lines):
     result = run(
         f"""
 {work(lib)}
-{lib.define} test_it(pool, poolguard):
+{lib.define} test_it(pool):
     {crowd(lib, 2)}
     try:
         {lib.take_soon}
     finally:
-        go.set()
         {joined(lib)}
 """
     )
@@ -92,7 +96,7 @@ def test_a_pool_that_is_too_small(run, lib, lines):
     result.assert_outcomes(failed=1)
     assert result.findings == []
     (refusal,) = result.data["refusals"]
-    assert refusal["verdict"] == [f"2 of 2 are in use by 2 live {kind}s: the pool is too small for this test"]
+    assert refusal["diagnosis"] == [f"2 of 2 are in use by 2 live {kind}s: the pool is too small for this test"]
     assert [holder["state"] for holder in refusal["holders"]] == ["in use", "in use"]
     assert sorted(holder[kind] for holder in refusal["holders"]) == ["worker 0", "worker 1"]
     assert {holder["acquired"]["text"] for holder in refusal["holders"]} == {f"conn = {lib.take}"}
@@ -101,6 +105,7 @@ def test_a_pool_that_is_too_small(run, lib, lines):
     assert result.text.count("out for  holder") == 1  # in the note on the exception, and nowhere else
 
 
+@EXHAUSTIBLE
 def test_a_leak_in_a_pool_that_others_use(run, lib, lines):
     """Both are said, and the swallowed error fails nothing but is told."""
     result = run(
@@ -109,13 +114,13 @@ def test_a_leak_in_a_pool_that_others_use(run, lib, lines):
 {lib.define} leaks(pool):
     conn = {lib.take}  # leaks
 
-{lib.define} test_it(pool, poolguard):
+{lib.define} test_it(pool):
     {"await " * lib.is_async}leaks(pool)
-    {crowd(lib, 2, others=1)}
+    {crowd(lib, 2)}
     with pytest.raises({lib.exhausted}):
         {lib.take_soon}
-    go.set()
-    {joined(lib)}
+    if True:
+        {joined(lib)}
 """,
         size=3,
     )
@@ -123,12 +128,13 @@ def test_a_leak_in_a_pool_that_others_use(run, lib, lines):
     result.assert_outcomes(failed=1)
     assert result.blamed == ["test_it"]
     (refusal,) = result.data["refusals"]
-    assert refusal["verdict"] == [
+    assert refusal["diagnosis"] == [
         f"1 of 3 is held by leaks ({lines('# leaks')}), never returned: a leak",
         f"2 of 3 are in use by 2 live {kind}s",
     ]
 
 
+@EXHAUSTIBLE
 def test_who_asks_for_one_more_while_he_holds_all_that_there_are(run, lib):
     result = run(
         f"""
@@ -146,13 +152,14 @@ def test_who_asks_for_one_more_while_he_holds_all_that_there_are(run, lib):
     kind = "task" if lib.is_async else "thread"
     result.assert_silent(passed=1)
     (refusal,) = result.data["refusals"]
-    assert refusal["verdict"] == [f"1 of 1 is held by the very {kind} that asks for one more"]
+    assert refusal["diagnosis"] == [f"1 of 1 is held by the very {kind} that asks for one more"]
     assert refusal["error"] == lib.exhausted.rpartition(".")[2]
     assert f"1 of 1 is held by the very {kind} that asks for one more" in result.text
     assert "poolguard: a pool refused a connection in 1 test: test_suite.py::test_it" in result.text
 
 
-def test_what_a_fixture_holds_is_no_leak(run, lib):
+@EXHAUSTIBLE
+def test_what_a_fixture_holds_of_an_exhausted_pool_is_no_leak(run, lib):
     result = run(
         f"""
 @pytest.fixture(scope="module")
@@ -168,20 +175,20 @@ def test_what_a_fixture_holds_is_no_leak(run, lib):
         size=1,
     )
     result.assert_silent(passed=1)
-    assert result.data["refusals"][0]["verdict"] == ["1 of 1 is held by fixture db"]
+    assert result.data["refusals"][0]["diagnosis"] == ["1 of 1 is held by fixture db"]
 
 
-def test_a_wait_that_the_markers_timeout_ends(run, lib):
+@EXHAUSTIBLE
+def test_a_wait_that_a_limit_ends(run, lib):
     result = run(
         f"""
 {work(lib)}
 @pytest.mark.pool(timeout=0.1)
-{lib.define} test_it(pool, poolguard):
+{lib.define} test_it(pool):
     {crowd(lib, 1)}
     try:
         {lib.take}
     finally:
-        go.set()
         {joined(lib)}
 """,
         size=1,
@@ -189,11 +196,12 @@ def test_a_wait_that_the_markers_timeout_ends(run, lib):
     kind = "task" if lib.is_async else "thread"
     result.assert_outcomes(failed=1)
     (refusal,) = result.data["refusals"]
-    assert refusal["verdict"] == [f"1 of 1 is in use by 1 live {kind}: the pool is too small for this test"]
+    assert refusal["diagnosis"] == [f"1 of 1 is in use by 1 live {kind}: the pool is too small for this test"]
     assert f"1 of 1 is in use by 1 live {kind}" in result.text
 
 
-def test_what_leaked_earlier_and_was_not_reclaimed(run, lib, lines):
+@EXHAUSTIBLE
+def test_an_earlier_leak_that_was_not_reclaimed_is_named(run, lib, lines):
     result = run(
         f"""
 kept = []
@@ -210,5 +218,5 @@ kept = []
     )
     result.assert_outcomes(passed=2)
     (refusal,) = result.data["refusals"]
-    assert refusal["verdict"] == [f"1 of 1 is held by test_leaks ({lines('# leaks')}), never returned: a leak"]
+    assert refusal["diagnosis"] == [f"1 of 1 is held by test_leaks ({lines('# leaks')}), never returned: a leak"]
     assert refusal["nodeid"] == "test_suite.py::test_next"

@@ -6,7 +6,7 @@ import pytest
 
 from contract.libraries import where
 
-pytestmark = where(lambda library: library.exhausted)
+EXHAUSTIBLE = where(lambda library: library.exhausted)
 
 
 def two(lib) -> str:
@@ -26,8 +26,9 @@ def nobody(lib) -> str:
     return f"{lib.define} nobody(): pass\n"
 
 
+@EXHAUSTIBLE
 @pytest.mark.parametrize("mode", ["fail", "warn", "off"])
-def test_one_that_does_so_starves_alone_in_a_pool_of_one(run, lib, mode):
+def test_who_takes_a_second_one_starves_in_a_pool_of_one(run, lib, mode):
     result = run(
         f"""
 {nobody(lib)}
@@ -50,7 +51,8 @@ def test_one_that_does_so_starves_alone_in_a_pool_of_one(run, lib, mode):
         assert "would starve at pool size ≤ 1" in result.text
 
 
-def test_three_at_once_starve_in_a_pool_of_three(run, lib):
+@EXHAUSTIBLE
+def test_three_who_do_so_at_once_starve_in_a_pool_of_three(run, lib):
     meet = "asyncio.Barrier(3).wait" if lib.is_async else "threading.Barrier(3).wait"
     if lib.is_async:  # asyncio has a barrier since Python 3.11
         meet = """
@@ -88,6 +90,7 @@ def test_three_at_once_starve_in_a_pool_of_three(run, lib):
     assert result.findings[0]["nodeid"].endswith("test_it")
 
 
+@EXHAUSTIBLE
 def test_many_that_hold_one_each_do_not_nest(run, lib):
     if lib.is_async:
         crowd = "await asyncio.gather(*[work(pool) for _ in range(5)])"
@@ -121,7 +124,8 @@ def test_many_that_hold_one_each_do_not_nest(run, lib):
     ).assert_silent(passed=1)
 
 
-def test_a_fixtures_connection_and_the_tests_own_fail_nothing(run, lib):
+@EXHAUSTIBLE
+def test_a_second_one_beside_that_of_a_fixture_fails_nothing(run, lib):
     result = run(
         f"""
 @pytest.fixture
@@ -143,7 +147,8 @@ def test_a_fixtures_connection_and_the_tests_own_fail_nothing(run, lib):
     assert nested in ([one], []) if lib.is_async else nested == [one]
 
 
-def test_one_who_never_gets_the_second(run, lib):
+@EXHAUSTIBLE
+def test_who_never_gets_the_second_one_is_told(run, lib):
     result = run(
         f"""
 @pytest.mark.pool(nested=False)
