@@ -112,7 +112,15 @@ class Snapshots:
         """What is out of a pool now."""
         told = [checkout for checkout in self._ledger.unreclaimed if checkout.pool is pool]
         out = told + [checkout for checkout in self._ledger.outstanding() if checkout.pool is pool]
-        held = [self._held(checkout, asker) for checkout in out[:MOST]]
+        now = self._ledger.clock.now()
+        # All that moves is looked at first: to describe it takes time.
+        seen = [
+            (one, not one.told and holders.is_referenced(one), self._frames(one, asker)) for one in out[:MOST]
+        ]
+        held = []
+        for checkout, is_held, frames in seen:
+            state = self._state(checkout, frames, asker) if is_held else LEAKED
+            held.append(Held(checkout, state, self._finding(checkout, frames), now - checkout.since))
         return Snapshot(pool, self._capacity(pool), held, len(out) - len(held))
 
     def all(self) -> list[Snapshot]:
@@ -138,29 +146,26 @@ class Snapshots:
         known = capacity(pool) if pool is not None and capacity is not None else None
         return known if isinstance(known, int) and known > 0 else None
 
-    def _held(self, checkout: Checkout, asker: Asker | None) -> Held:
+    def _finding(self, checkout: Checkout, frames: list[Frame]) -> Finding:
         finding = self._describe.holding(checkout)
-        state, frames = self._state(checkout, asker)
         own = next((frame for frame in frames if self._tree.is_own(frame[0].co_filename)), None)
         finding.thread_place = self._tree.place(*own) if own is not None else None
-        return Held(checkout, state, finding, finding.held_seconds)
+        return finding
 
-    def _state(self, checkout: Checkout, asker: Asker | None) -> tuple[str, list[Frame]]:
-        if checkout.told or not holders.is_referenced(checkout):
-            return LEAKED, []
-        asks = asker is not None and asker.has(checkout)
+    def _state(self, checkout: Checkout, frames: list[Frame], asker: Asker | None) -> str:
         if checkout.taken_by.kind == "fixture" and checkout.phase == "setup":
-            return KEPT, []
-        frames = asker.frames if asker is not None and asks else self._frames(checkout, asker)
+            return KEPT
         if not frames:
-            return OVER, []
+            return OVER
         takers = self._describe.takers(checkout)
         if takers and not any(still_runs(*taker, frames) for taker in takers):
-            return LEFT, frames
-        return ASKS if asker is not None and asks and asker.asks else IN_USE, frames
+            return LEFT
+        return ASKS if asker is not None and asker.asks and asker.has(checkout) else IN_USE
 
     def _frames(self, checkout: Checkout, asker: Asker | None) -> list[Frame]:
-        """Where another holder is: the asking thread itself, too, where a task asks that it runs."""
+        """Where a holder is: the thread that asks, too, where a task asks that it runs."""
+        if asker is not None and asker.has(checkout):
+            return asker.frames
         waits = checkout.task.awaited_by if checkout.task is not None else None
         frames = of_task(waits) if waits is not None else of_holder(checkout)
         is_here = checkout.task is None and checkout.thread == self._ledger.this_thread()

@@ -35,7 +35,7 @@ RUNS = {
 BLOCK = re.compile(r"^<!-- generated: ([\w -]+), ([\w ]+) -->\n```text\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 #: What differs from run to run, and what stands for it in a comparison.
 VARIES = (
-    (r"\b[\d.]+ (ms|s|min)\b", "A WHILE"),
+    (r"\b[\d.]+ (ms|s|min)\b *", "A WHILE"),
     (r"\bin [\d.]+s\b", "in A WHILE"),
     (r"\bbackend pid \d+", "backend pid N"),
     (r"\bpsycopg2 [\d.]+", "psycopg2 VERSION"),

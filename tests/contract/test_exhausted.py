@@ -31,7 +31,7 @@ def joined(lib) -> str:
     """Lets the workers go, and waits for them."""
     if lib.is_async:
         return "go.set(); await asyncio.gather(*tasks)"
-    return "go.wait()\n        for task in tasks: task.join()"
+    return "go.wait(); [task.join() for task in tasks]"
 
 
 def work(lib) -> str:
@@ -119,8 +119,7 @@ def test_a_leak_in_a_pool_that_others_use(run, lib, lines):
     {crowd(lib, 2)}
     with pytest.raises({lib.exhausted}):
         {lib.take_soon}
-    if True:
-        {joined(lib)}
+    {joined(lib)}
 """,
         size=3,
     )
