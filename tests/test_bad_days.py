@@ -133,7 +133,7 @@ def test_it(poolguard):
         "owners.Owners.begin_fixture",
         "reports.text.block",
         "marker.marker_errors",
-        "server.ServerWatch.connected",
+        "server.watch.ServerWatch.connected",
     ],
 )
 def test_an_exception_inside_of_poolguard_leaves_the_suites_results_as_they_are(suite, place):

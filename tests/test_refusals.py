@@ -46,10 +46,8 @@ def test_it(small):
     result.assert_outcomes(failed=1)
     text = "1 of 1 is held by the very thread that asks for one more"
     assert result.text.count(text) == 1
-    assert (
-        f"E                 {text}".split()
-        == [line for line in result.text.splitlines() if text in line][0].split()
-    )
+    (line,) = (line for line in result.text.splitlines() if text in line)
+    assert line.startswith("E  ")
 
 
 def test_an_error_that_another_one_replaces(suite):
@@ -129,7 +127,7 @@ def test_it(small):
     (refusal,) = result.data["refusals"]
     # By the main thread, which is in the test that took it, and another one asks.
     assert refusal["diagnosis"] == ["1 of 1 is in use by 1 live thread: the pool is too small for this test"]
-    assert refusal["holders"][0]["now"]["text"] == "thread.join()"
+    assert refusal["holders"][0]["now"]["text"].startswith("thread.")
 
 
 def test_in_a_fixtures_set_up(suite):
