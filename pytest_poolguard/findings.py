@@ -19,6 +19,7 @@ __all__ = [
     "EXPECTED",
     "FAILED",
     "HELD_TOO_LONG",
+    "NESTED",
     "NOT_CLOSED",
     "POOL_NOT_CLOSED",
     "SERVER_BACKEND",
@@ -35,6 +36,7 @@ __all__ = [
 CHECKED_OUT = "checked_out"
 HELD_TOO_LONG = "held_too_long"
 DIRTY_RETURN = "dirty_return"
+NESTED = "nested"
 NOT_CLOSED = "not_closed"
 POOL_NOT_CLOSED = "pool_not_closed"
 SERVER_BACKEND = "server_backend"
@@ -54,6 +56,7 @@ WORDS = {
     CHECKED_OUT: Words("never returned", "leak", "leaks"),
     HELD_TOO_LONG: Words("held too long", "held too long", "held too long", "held too long"),
     DIRTY_RETURN: Words("returned uncommitted", "dirty return", "dirty returns", "returned uncommitted"),
+    NESTED: Words("taken while another was held", "nested checkout", "nested checkouts", "nested"),
     NOT_CLOSED: Words("never closed", "connection not closed", "connections not closed", "not closed"),
     POOL_NOT_CLOSED: Words("never closed", "pool not closed", "pools not closed", "pool not closed", "pool"),
     SERVER_BACKEND: Words("left open", "connection left on the server", "connections left on the server"),
@@ -63,6 +66,10 @@ WORDS = {
 FAILED = "failed"
 WARNED = "warned"
 EXPECTED = "expected"
+
+
+#: The fields that are places.
+PLACES = ("pool_made", "acquired", "called_from", "closed_at", "first_at", "returned_at", "thread_place")
 
 
 @dataclass
@@ -84,6 +91,8 @@ class Finding:
     called_from: Place | None = None  #: who got it from there and should have returned it, if that is another
     stack: list[Place] = field(default_factory=list)  #: outermost first
     closed_at: Place | None = None  #: where its pool was closed while it was out
+    first_at: Place | None = None  #: where its holder had taken one before, for a ``nested``
+    starves_at: int | None = None  #: the biggest pool in which those who did so would starve, likewise
     returned_at: Place | None = None  #: where it was given back, for a ``dirty_return``
     thread: str = "MainThread"
     task: str = ""  #: the name of an asyncio task; empty for code that is not asynchronous
@@ -119,7 +128,7 @@ class Finding:
         parts = [self.kind, self.library]
         if self.opened_by:
             parts.append(self.opened_by)
-        for place in (self.acquired, self.called_from):
+        for place in (self.acquired, self.called_from, self.first_at):
             if place is not None:
                 parts += [place.file, place.function, place.text]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
@@ -153,7 +162,15 @@ class Finding:
             given[f"owner_{name}"] = value
         pool = given.pop("pool")
         given.update(pool=pool["name"], pool_made=pool["made_at"], pool_first_used=pool["first_used"])
-        for name in ("pool_made", "acquired", "called_from", "closed_at", "returned_at", "thread_place"):
+        for name in (
+            "pool_made",
+            "acquired",
+            "called_from",
+            "closed_at",
+            "first_at",
+            "returned_at",
+            "thread_place",
+        ):
             if given[name] is not None:
                 given[name] = Place(**given[name])
         given["stack"] = [Place(**place) for place in given["stack"]]

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 __all__ = ["Standby"]
 
 
+STDERR = 2
+
+
 class Standby:
     """Watches imports from :meth:`start` to :meth:`stop`."""
 
@@ -35,6 +38,8 @@ class Standby:
         self._on_github = os.environ.get("GITHUB_ACTIONS") == "true" and "PYTEST_CURRENT_TEST" not in os.environ
         self._config = config
         self._guard: Guard | None = None
+        #: A second name for stderr, before pytest captures it.
+        self._stderr = os.dup(STDERR) if settings.dump_signal else None
         modules = [(library, name) for library, (_, names) in LIBRARIES.items() for name in names]
         self._imports = ImportWatch({name: partial(self._imported, library, name) for library, name in modules})
         if settings.pools:
@@ -53,6 +58,8 @@ class Standby:
         self.name.give_up()
         if self._guard is not None:
             self._guard.stop()
+        if self._stderr is not None:
+            os.close(self._stderr)
 
     @property
     def is_idle(self) -> bool:
@@ -68,6 +75,8 @@ class Standby:
             self._guard = Guard(self._config, self.settings, self.name, on_github=self._on_github)
             if self.settings.server != "off":
                 self.name.take()
+            if self._stderr is not None:
+                self._guard.dump_on_signal(self._stderr)
             self._config.pluginmanager.register(RunHooks(self._guard, self._config), "poolguard-run")
         return self._guard
 

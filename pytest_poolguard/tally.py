@@ -41,6 +41,7 @@ class Tally:
     demands: list[Demand] = field(default_factory=list)  #: on each of them, of each worker
     notices: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    refusals: list[dict[str, Any]] = field(default_factory=list)  #: of pools, as plain data
     #: Functions with a marker of their own whose tests have passed, and whether one of them may have needed it.
     marked: dict[str, bool] = field(default_factory=dict)
 
@@ -53,15 +54,24 @@ class Tally:
         """Note a test of a function with a marker."""
         self.marked[name] = was_needed or self.marked.get(name, False)
 
-    def carry(self, report: pytest.TestReport, findings: list[Finding], *, told: bool) -> None:
+    def carry(
+        self,
+        report: pytest.TestReport,
+        findings: list[Finding],
+        *,
+        told: bool,
+        refusals: list[dict[str, Any]] | None = None,
+    ) -> None:
         """Let a report carry findings: plain data only, anything else would end an xdist worker."""
-        setattr(report, ATTRIBUTE, {"told": told, "findings": [finding.to_dict() for finding in findings]})
+        plain = [finding.to_dict() for finding in findings]
+        setattr(report, ATTRIBUTE, {"told": told, "findings": plain, "refusals": refusals or []})
 
     def add_report(self, report: Any) -> None:
         """Take the findings that a logged report carries."""
         findings = carried_by(report)
         if findings:
             self.findings += findings
+            self.refusals += getattr(report, ATTRIBUTE)["refusals"]
             if not getattr(report, ATTRIBUTE)["told"]:
                 self.untold += findings
 

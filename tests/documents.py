@@ -2,7 +2,7 @@
 
 A comment in front of a block says where it comes from: ``<!-- generated: RUN, PART -->``. RUN is a name of
 :data:`RUNS`; PART is ``screen``, ``all``, ``summary``, ``end``, ``report of TEST``, ``section of TEST``
-or ``hint of TEST``.
+``hint of TEST`` or ``note of TEST``.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ RUNS = {
     "shop": (),
     "orders": ("tests/test_orders.py",),
     "expected": ("small/test_expected.py",),
+    "exhausted": ("small/test_exhausted.py",),
     "hints": ("small/test_hints.py",),
     "children": ("small/test_children.py",),
     "session": ("small/test_session.py",),
@@ -38,7 +39,7 @@ RUNS = {
 BLOCK = re.compile(r"^<!-- generated: ([\w -]+), ([\w ]+) -->\n```text\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 #: What differs from run to run, and what stands for it in a comparison.
 VARIES = (
-    (r"\b[\d.]+ (ms|s|min)\b", "A WHILE"),
+    (r"\b[\d.]+ (ms|s|min)\b *", "A WHILE"),
     (r"\bin [\d.]+s\b", "in A WHILE"),
     (r"\bpid \d+", "pid N"),
     (
@@ -87,6 +88,7 @@ class Printer:
             "end": r"^=+ short test summary info =+\n(.*)",
             "report": rf"^_+ {test} _+\n(.+?)^(?:__|==|--)",
             "section": rf"^_+ {test} _+\n.+?^(-+ poolguard: .+?)^(?:__|==|--)",
+            "note": rf"^_+ {test} _+\n.+?((?:^E [^\n]*\n)+)",
             "hint": rf"^_+ {test} _+\n.+?((?:^  (?:note|hint): [^\n]+\n)+)",
         }.get(name)
         found = re.search(pattern, screen, re.MULTILINE | re.DOTALL) if pattern else None
@@ -94,6 +96,8 @@ class Printer:
             raise ValueError(f"no {part!r} in the run {run!r}, which printed:\n{screen}")
         if name == "all":
             return " ".join(("$ pytest -p poolguard", *RUNS[run])) + "\n…\n" + found[1]
+        if name == "note":
+            return textwrap.dedent(re.sub("^E", " ", found[1], flags=re.MULTILINE))
         return textwrap.dedent(found[1]) if name == "hint" else found[1]
 
 
