@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
+from types import CodeType
 from typing import Any
 
 from pytest_poolguard.drivers.interface import State, Terms
@@ -12,6 +13,7 @@ from pytest_poolguard.findings import (
     CHECKED_OUT,
     DIRTY_RETURN,
     HELD_TOO_LONG,
+    NESTED,
     NOT_CLOSED,
     POOL_NOT_CLOSED,
     SERVER_BACKEND,
@@ -20,8 +22,9 @@ from pytest_poolguard.findings import (
     connections,
 )
 from pytest_poolguard.hints import Hints
+from pytest_poolguard.holders import pauses
 from pytest_poolguard.ledger import Ledger
-from pytest_poolguard.origin import Place, SourceTree, printable
+from pytest_poolguard.origin import Origin, Place, SourceTree, printable
 from pytest_poolguard.records import Checkout, Opening, Owner, Pool, Task
 from pytest_poolguard.whereabouts import of_holder
 
@@ -33,6 +36,10 @@ HOLDERS = 5
 
 #: File and name of the function that, before Python 3.12, runs what it waits for in a task of its own.
 WAIT_FOR = (os.path.join(os.path.dirname(threading.__file__), "asyncio", "tasks.py"), "wait_for")
+
+
+#: What a comprehension is called that is a function of its own, as before Python 3.12.
+COMPREHENSIONS = frozenset({"<listcomp>", "<setcomp>", "<dictcomp>"})
 
 
 class Describe:
@@ -64,6 +71,30 @@ class Describe:
             _tell_of_cancellation(finding, checkout, checkout.task.awaited_by)
         return finding
 
+    def holding(self, checkout: Checkout) -> Finding:
+        """A connection that is out, which need not be wrong: who has it."""
+        finding = self._checkout(CHECKED_OUT, checkout)
+        finding.backend_pid = self._pid_at_opening(checkout.to_server())
+        return finding
+
+    def takers(self, checkout: Checkout) -> list[tuple[CodeType, int]]:
+        """The call that should return a connection: its code, and where in it that was taken.
+
+        A generator stops in the midst of a ``with`` block; who is in the block is the one who goes through it. A
+        comprehension stands before the function that it is in. The callers follow of one that may have handed it
+        on. Empty where no code of the project took it.
+        """
+        keeper = self._hints_of(checkout).keeper(checkout)
+        frames = checkout.origin.frames()
+        first = next((n for n, (code, _) in enumerate(frames) if keeper and code is keeper.code), len(frames))
+        takers = []
+        for code, offset in frames[first:]:
+            if self._tree.is_own(code.co_filename) and not pauses(code):
+                takers.append((code, offset))
+                if code.co_name not in COMPREHENSIONS and not (keeper and keeper.hands_out):
+                    break
+        return takers
+
     def dropped(self, checkout: Checkout) -> Finding:
         """A connection that nobody returned, and that came back when nothing referred to it any longer."""
         finding = checkout.noted or self._checkout(CHECKED_OUT, checkout)
@@ -85,6 +116,19 @@ class Describe:
         if checkout.returned_at is not None:
             finding.returned_at = self._tree.site(checkout.returned_at)
         finding.hint = f"{terms.commit} before {terms.give}(), or {terms.rollback} if that was meant"
+        return finding
+
+    def nested(self, first: Checkout, stack: Origin, owner: Owner, second: Checkout | None) -> Finding:
+        """A connection that was asked for by who held a first one; ``second`` where it was got."""
+        finding = self._checkout(NESTED, second or first)
+        finding.owner_kind, finding.owner_name, finding.nodeid = owner.kind, printable(owner.name), owner.nodeid
+        finding.phase = second.phase if second is not None else owner.phase
+        finding.acquired, finding.stack = self._tree.site(stack), self._tree.stack(stack)
+        finding.called_from = None
+        finding.first_at = self._tree.site(first.origin)
+        who = f"{first.taken_by.kind} {printable(first.taken_by.name)}"
+        finding.note = f"the first one is that of {who}" if first.taken_by is not owner else ""
+        finding.hint = "use the first one for both, or return it before the second is taken"
         return finding
 
     def overdue(self, checkout: Checkout) -> Finding:

@@ -22,6 +22,7 @@ __all__ = [
     "HELD_TOO_LONG",
     "IGNORED",
     "KNOWN",
+    "NESTED",
     "NOT_CLOSED",
     "POOL_NOT_CLOSED",
     "SERVER_BACKEND",
@@ -38,6 +39,7 @@ __all__ = [
 CHECKED_OUT = "checked_out"
 HELD_TOO_LONG = "held_too_long"
 DIRTY_RETURN = "dirty_return"
+NESTED = "nested"
 NOT_CLOSED = "not_closed"
 POOL_NOT_CLOSED = "pool_not_closed"
 SERVER_BACKEND = "server_backend"
@@ -57,6 +59,7 @@ WORDS = {
     CHECKED_OUT: Words("never returned", "leak", "leaks"),
     HELD_TOO_LONG: Words("held too long", "held too long", "held too long", "held too long"),
     DIRTY_RETURN: Words("returned uncommitted", "dirty return", "dirty returns", "returned uncommitted"),
+    NESTED: Words("taken while another was held", "nested checkout", "nested checkouts", "nested"),
     NOT_CLOSED: Words("never closed", "connection not closed", "connections not closed", "not closed"),
     POOL_NOT_CLOSED: Words("never closed", "pool not closed", "pools not closed", "pool not closed", "pool"),
     SERVER_BACKEND: Words("left open", "connection left on the server", "connections left on the server"),
@@ -74,7 +77,7 @@ IGNORED = "ignored"  # by the settings, with a reason
 CHILD = "a child process"
 
 #: The fields of a finding that are places.
-PLACES = ("pool_made", "acquired", "called_from", "closed_at", "returned_at", "thread_place")
+PLACES = ("pool_made", "acquired", "called_from", "closed_at", "first_at", "returned_at", "thread_place")
 
 
 @dataclass
@@ -96,6 +99,8 @@ class Finding:
     called_from: Place | None = None  #: who got it from there and should have returned it, if that is another
     stack: list[Place] = field(default_factory=list)  #: outermost first
     closed_at: Place | None = None  #: where its pool was closed while it was out
+    first_at: Place | None = None  #: where its holder had taken one before, for a ``nested``
+    starves_at: int | None = None  #: the biggest pool in which those who did so would starve, likewise
     returned_at: Place | None = None  #: where it was given back, for a ``dirty_return``
     thread: str = "MainThread"
     task: str = ""  #: the name of an asyncio task; empty for code that is not asynchronous
@@ -132,6 +137,8 @@ class Finding:
             return f"{CHILD} of {'::'.join(test_of(self.nodeid)) if self.nodeid else 'the run'}"
         if self.acquired is None:
             return "an unknown place"
+        if self.first_at is not None:
+            return f"{self.acquired.lasting}, holding that of {self.first_at.lasting}"
         if self.called_from is not None:
             return f"{self.called_from.lasting}, through {self.acquired.lasting}"
         return self.acquired.lasting
@@ -139,7 +146,8 @@ class Finding:
     @property
     def fingerprint(self) -> str:
         """The same for the same leak after edits above it, on every worker, machine and operating system."""
-        calls = [place.call for place in (self.acquired, self.called_from) if place is not None]
+        places = (self.acquired, self.called_from, self.first_at)
+        calls = [place.call for place in places if place is not None]
         parts = [self.kind, self.library, self.lasting_site, *calls]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 

@@ -5,6 +5,7 @@ Made when the run begins, kept in ``config.stash``, undone by ``config.add_clean
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import traceback
@@ -23,19 +24,23 @@ from pytest_poolguard.drivers.canary import NotSeen
 from pytest_poolguard.drivers.imports import is_there
 from pytest_poolguard.drivers.interface import AddedDriver, Driver, Watch
 from pytest_poolguard.drivers.known import driver_of
+from pytest_poolguard.dump import Dump
 from pytest_poolguard.findings import FAILED, WARNED, Finding
 from pytest_poolguard.judging import Judge
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.marker import Expectations, expectations, function_of, has_own_marker
+from pytest_poolguard.nesting import Nesting
 from pytest_poolguard.origin import SourceTree, printable
 from pytest_poolguard.owners import Owners, boundaries
 from pytest_poolguard.pools_seen import rows_of
 from pytest_poolguard.records import Limits, Opening, Owner
+from pytest_poolguard.refusals import Refusals
 from pytest_poolguard.server.activity import Ask
 from pytest_poolguard.server.run_name import RunName
 from pytest_poolguard.serverside import ServerSide
 from pytest_poolguard.settings import Settings
 from pytest_poolguard.shield import Shield
+from pytest_poolguard.snapshots import Snapshots
 from pytest_poolguard.tally import Tally
 from pytest_poolguard.this_run import ThisRun, in_force, now
 from pytest_poolguard.tolerance import Tolerance
@@ -102,6 +107,9 @@ class Guard:
             self.server = ServerSide(
                 self.ledger, self.owners, tree, self.describe, self.unclosed, self.tally, name, settings
             )
+        self.snapshots = Snapshots(self.ledger, tree, self.describe)
+        self.nesting = Nesting(self.ledger, self.describe, self.snapshots.is_unlimited)
+        self.refusals = Refusals(self.snapshots, self.describe.made, self._on_server, self.nesting.refused)
         self.watch = Watch(
             self.ledger,
             self.lose_the_books,
@@ -111,10 +119,13 @@ class Guard:
             is_first=self._is_first,
             on_unwatched=self.tally.unwatched.append,
             holders=self.describe.holders,
+            on_refused=self.refusals.note,
         )
         self._looking = self.shield("looking at a test's connections")
         self._judging = self.shield("judging an owner")
         self._setting_up = self.shield("looking at a server that a fixture has started")
+        self.dump = Dump(self.snapshots.all, self.refusals.pool_in_words)
+        self.dump.with_stacks(functools.partial(self.refusals.note_end, "pytest-timeout ended the test"))
         self._drivers: dict[str, Driver] = {}
         self.added: list[AddedDriver] = []
 
@@ -174,8 +185,15 @@ class Guard:
         self.watch.active = False
         if self.server is not None:
             self.server.stop()
+        self.dump.stop()
         for driver in (*self._drivers.values(), *self.added):
             driver.undo()
+
+    def dump_on_signal(self, stderr: int) -> None:
+        """Write who has which connections, to a file descriptor, whenever the signal comes that was asked for."""
+        reason = self.dump.on_signal(self.settings.dump_signal, stderr)
+        if reason:
+            self.tally.notices.append(f"poolguard_dump_signal is without effect: {reason}")
 
     def _connected(self, opening: Opening, asker: Callable[[], Ask]) -> None:
         if self.server is not None:
@@ -214,6 +232,7 @@ class Guard:
         self.ledger.dirty = []
         self.expected = expectations(item)
         self._taken_before = self.ledger.taken if has_own_marker(item) else None
+        self.nesting.begin(self.expected.nesting(self.settings.nested))
         self.owners.begin_test(item, self.expected.limits(self.settings.timeout))
         if self.server is not None:
             self.server.stuck.watch()
@@ -224,7 +243,7 @@ class Guard:
             self.ledger.forget()
             self.expected = Expectations()
         self.found += [self.describe.overdue(checkout) for checkout in self.ledger.overdue]
-        self.found += self._dirty_returns()
+        self.found += self._dirty_returns() + self.nesting.findings()
         test = self.owners.test
         self.owners.end_test()
         if self.server is not None and test is not None:
@@ -306,7 +325,7 @@ class Guard:
         return (
             any(checkout.owner is not ledger.session for checkout in ledger.outstanding())
             or any(owner.dropped for owner in (*self.owners.fixtures, *([test] if test else ())))
-            or bool(ledger.overdue or ledger.dirty)
+            or bool(ledger.overdue or ledger.dirty or self.nesting.any)
             or self.unclosed.may_fail()
             or self.expected.leaks is not None
             or (self.server is not None and self.server.each_test is not None)
@@ -379,9 +398,14 @@ class Guard:
         if self.server is not None:
             self.server.worker_ended(name, output)
 
+    def _on_server(self, openings: list[Opening]) -> dict[Opening, dict[str, str]]:
+        """What the server says of the backends of some connections."""
+        return self.server.words_of(openings) if self.server is not None and openings else {}
+
     def _look_at_server(self, findings: list[tuple[Finding, Opening]]) -> None:
-        if self.server is not None and findings:
-            self.server.look_at(findings)
+        words = self._on_server([opening for _, opening in findings])
+        for finding, opening in findings:
+            finding.server = words.get(opening, {})
 
 
 def _known(driver: Driver) -> str:

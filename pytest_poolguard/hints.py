@@ -14,7 +14,7 @@ from types import CodeType
 
 from pytest_poolguard.drivers.interface import Terms
 from pytest_poolguard.frameworks import CURES
-from pytest_poolguard.origin import Place, SourceTree, printable
+from pytest_poolguard.origin import Place, SourceTree, printable, without_own
 from pytest_poolguard.records import Checkout
 from pytest_poolguard.source import Function, Source, calls, read
 
@@ -44,6 +44,11 @@ class Keeper:
         return "this code" if self.place.function.startswith("<") else self.place.function
 
     @property
+    def hands_out(self) -> bool:
+        """Whether it may hand the connection on, to a caller that can't be told."""
+        return self.source is None or self.call is None or self.source.hands_itself_out(self.call)
+
+    @property
     def function(self) -> Function | None:
         """Its text."""
         return self.source.function(self.code) if self.source is not None else None
@@ -65,7 +70,7 @@ class Hints:
         """Who should have returned a connection; None where no code of the project took it."""
         called, helper, certain = self._take, "", True
         keeper: Keeper | None = None
-        for code, offset in checkout.origin.frames():
+        for code, offset in without_own(checkout.origin):
             if not self._tree.is_own(code.co_filename):
                 if keeper is not None:
                     break  # handed on through a library (contextlib, say): who has it now can't be told

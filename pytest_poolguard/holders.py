@@ -30,6 +30,7 @@ __all__ = [
     "in_call_that_took_it",
     "is_alive",
     "is_referenced",
+    "pauses",
     "reaches",
     "wait",
 ]
@@ -112,7 +113,7 @@ def in_call_that_took_it(checkout: Checkout, owner: Owner, is_own: Callable[[str
     """
     frames = [code for code, _ in checkout.origin.frames()]
     # A generator stops in the midst of a ``with`` block; who is in the block is the one who goes through it.
-    takers = (number for number, code in enumerate(frames) if is_own(code.co_filename) and not _pauses(code))
+    takers = (number for number, code in enumerate(frames) if is_own(code.co_filename) and not pauses(code))
     first = next(takers, 0)
     if checkout.task is not None:
         return _in_task(checkout.task, frames[first:], owner)
@@ -150,7 +151,8 @@ def factory_of(origin: Origin, owners: Iterable[Owner]) -> Owner | None:
     return None
 
 
-def _pauses(code: CodeType) -> bool:
+def pauses(code: CodeType) -> bool:
+    """Whether a function's code is a generator's, which may stop in the midst of a ``with`` block."""
     return bool(code.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR))
 
 

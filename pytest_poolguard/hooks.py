@@ -269,6 +269,9 @@ class TestHooks:
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[Any]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        if self.guard.refusals.any:
+            with self.guard.shield("looking at who had a pool's connections"):
+                self.guard.refusals.look(call.excinfo.value if call.excinfo is not None else None)
         report = yield
         with self._at_lock:
             if self.guard.server is not None:

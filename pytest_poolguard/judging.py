@@ -135,6 +135,8 @@ class Judge:
             # A fork has inherited connections that are still its parent's to use.
             if self._reclaim and os.getpid() == self._process:
                 self._free(checkout)
+            else:
+                self._ledger.unreclaimed.append(checkout)
         return findings
 
     def _tell_dropped(self, owner: Owner) -> list[Finding]:

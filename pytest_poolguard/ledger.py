@@ -8,6 +8,7 @@ operations are atomic; each method is built from those.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from threading import get_ident
 
 from pytest_poolguard.clock import Clock
@@ -26,6 +27,9 @@ class Ledger(Registry):
         self.clock = clock
         self.overdue: list[Checkout] = []  #: those that were out for longer than their owner's limit
         self.dirty: list[Checkout] = []  #: those that were given back in the middle of a transaction that wrote
+        self.unreclaimed: list[Checkout] = []  #: leaks that were told, and still keep their slots
+        #: Somebody wants to know what is taken; who has it may be told only later.
+        self.on_taken: Callable[[Checkout], None] | None = None
         self._out: dict[int, Checkout] = {}
         self._lost = 0
 
@@ -55,6 +59,8 @@ class Ledger(Registry):
         if out > owner.peak:  # noqa: PLR1730 - max() costs as much again
             owner.peak = out
         pool.make.taken += 1
+        if self.on_taken is not None:
+            self.on_taken(checkout)
         return checkout
 
     def _blocked_task(self) -> Task | None:
@@ -75,6 +81,8 @@ class Ledger(Registry):
         """
         checkout = self._out.get(id(connection))
         if checkout is None or checkout.connection() is not connection:
+            if self.unreclaimed:
+                self._comes_late(connection)
             return None
         if checkout.pool.ref() is pool:
             key = checkout.key  # as in _end(), without the call
@@ -92,6 +100,7 @@ class Ledger(Registry):
         whenever garbage was collected.
         """
         if self._out.get(checkout.key) is not checkout:
+            self._is_over(checkout)
             return  # it was told, or forgotten
         self._out.pop(checkout.key, None)
         checkout.owner.out.pop(checkout.key, None)
@@ -105,6 +114,19 @@ class Ledger(Registry):
         key = checkout.key
         if self._out.get(key) is checkout:  # else it is over already
             self._end(checkout, key)
+        elif self.unreclaimed:
+            self._is_over(checkout)
+
+    def _comes_late(self, connection: object) -> None:
+        """Note that a leak which was told is given back after all."""
+        for checkout in self.unreclaimed:
+            if checkout.connection() is connection:
+                self._is_over(checkout)
+                return
+
+    def _is_over(self, checkout: Checkout) -> None:
+        if checkout in self.unreclaimed:
+            self.unreclaimed.remove(checkout)
 
     def _end(self, checkout: Checkout, key: int) -> None:
         self._out.pop(key, None)
@@ -167,6 +189,7 @@ class Ledger(Registry):
 
     def settle(self, checkout: Checkout) -> None:
         """A leak was reported: nobody answers for it any longer."""
+        checkout.told = True
         self._out.pop(checkout.key, None)
         checkout.owner.out.pop(checkout.key, None)
         opening = self.opening(checkout.to_server())
@@ -180,6 +203,7 @@ class Ledger(Registry):
             self.settle(checkout)
         self.overdue.clear()
         self.dirty.clear()
+        self.unreclaimed.clear()
 
     def strike_out(self, pool: object) -> None:
         """Have a pool, and whatever was taken from it, as if it had never been seen."""

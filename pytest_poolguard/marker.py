@@ -34,6 +34,7 @@ class Expectations:
     max: int | None = None
     timeout: float | None = None  #: seconds
     hold: float | None = None  #: seconds
+    nested: bool | None = None
     leaks: int | Literal["any"] | None = None
     reason: str = ""
 
@@ -42,6 +43,10 @@ class Expectations:
         if self is NONE and timeout is None:
             return NO_LIMITS
         return Limits(self.max, timeout if self.timeout is None else self.timeout, self.hold)
+
+    def nesting(self, mode: str) -> str:
+        """What becomes of nested checkouts, where the option says ``mode``: "off", "warn" or "fail"."""
+        return mode if self.nested is None else "off" if self.nested else "fail"
 
 
 #: Of a test that has no marker, and what that means: one of each for all.
@@ -146,6 +151,10 @@ def _is_seconds(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
+def _is_flag(value: object) -> bool:
+    return isinstance(value, bool)
+
+
 def _is_expectation(value: object) -> bool:
     return _is_count(value) or (isinstance(value, str) and value == "any")
 
@@ -159,6 +168,7 @@ ARGUMENTS: dict[str, tuple[Callable[[object], bool], str]] = {
     "max": (_is_count, "a number of connections, 1 or more"),
     "timeout": (_is_seconds, "a number of seconds greater than 0"),
     "hold": (_is_seconds, "a number of seconds greater than 0"),
+    "nested": (_is_flag, "True or False"),
     "leaks": (_is_expectation, "a number of connections, 1 or more, or 'any'"),
     "reason": (_is_reason, "a text"),
 }

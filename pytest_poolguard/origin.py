@@ -16,7 +16,7 @@ from types import CodeType, FrameType
 from pytest_poolguard.identity import call_of, file_of, surroundings
 from pytest_poolguard.redaction import redacted
 
-__all__ = ["Origin", "Place", "SourceTree", "capture", "capture_from", "line_of", "printable"]
+__all__ = ["Origin", "Place", "SourceTree", "capture", "capture_from", "line_of", "printable", "without_own"]
 
 #: Frames kept of one origin, innermost first; a deeper recursion loses its outer end.
 DEPTH = 200
@@ -202,17 +202,17 @@ class SourceTree:
 
     def stack(self, origin: Origin) -> list[Place]:
         """The places of an origin, outermost first, as a person reads a traceback."""
-        return [self.place(code, offset) for code, offset in reversed(_told(origin))]
+        return [self.place(code, offset) for code, offset in reversed(without_own(origin))]
 
     def site(self, origin: Origin) -> Place | None:
         """The innermost place in the project's own code; failing that, the innermost of all."""
-        frames = _told(origin)
+        frames = without_own(origin)
         for code, offset in frames:
             if self.is_own(code.co_filename):
                 return self.place(code, offset)
         return self.place(*frames[0]) if frames else None
 
 
-def _told(origin: Origin) -> list[tuple[CodeType, int]]:
+def without_own(origin: Origin) -> list[tuple[CodeType, int]]:
     """The frames of an origin without poolguard's own: a limit is a call in between."""
     return [frame for frame in origin.frames() if not frame[0].co_filename.startswith(PACKAGE)]

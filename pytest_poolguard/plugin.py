@@ -54,8 +54,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # xdist turns -n into dist before it configures; its workers get a workerinput.
     is_worker = hasattr(config, "workerinput")
     is_xdist = is_worker or config.getoption("dist", "no") != "no"
-    if standby is not None and (is_xdist or standby.settings.json or standby.tolerance):
-        guard = standby.guard()  # somebody waits for its findings in any case
+    if standby is not None and (is_xdist or standby.is_awaited):
+        guard = standby.guard()
         if is_worker:
             given = getattr(config, "workerinput")  # noqa: B009 - xdist puts it there
             guard.describe.worker = given["workerid"]

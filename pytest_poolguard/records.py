@@ -221,6 +221,7 @@ class Checkout:
     last_state: Any = None  #: the driver's last look at its connection, where that is gone
     dropped = ""  #: how it came back though nobody returned it: "harmless" or "collected" (see the ledger)
     serves: Pool | None = None  #: the pool that has it as a connection of its own: a pool on top of a pool
+    told = False  #: a leak of it was reported
 
     def __init__(
         self,

@@ -120,7 +120,7 @@ class Registry:
     def opened(self, connection: object, driver: Any) -> Opening:
         """Remember a connection that was just opened, by the caller's caller."""
         opening = Opening(connection, driver, Origin(capture(self.stops, 2)), self.present, self.this_thread())
-        opening.task = self._this_task()
+        opening.task = self.this_task()
         self._openings[id(connection)] = opening
         self.present.opened.append(opening)
         supply = self.supply.get()
@@ -150,11 +150,15 @@ class Registry:
         # Not threading.current_thread(): that makes, and keeps, a dummy for a foreign thread.
         return None if ident == self.main_thread else self._threads.get(ident, ident)
 
-    def _this_task(self) -> Task | None:
+    def this_task(self) -> Task | None:
         """The running asyncio task, where somebody has imported asyncio and runs one."""
         asyncio = sys.modules.get("asyncio")
         try:
             task = asyncio.current_task() if asyncio is not None else None
         except RuntimeError:  # no loop runs here
             return None
-        return Task(task, self.starter.get()) if task is not None else None
+        return self.record_of(task) if task is not None else None
+
+    def record_of(self, task: Any) -> Task:
+        """What is remembered of a task."""
+        return Task(task, self.starter.get())

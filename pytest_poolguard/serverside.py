@@ -89,11 +89,9 @@ class ServerSide:
         self.watch.connected(opening, asker)
         self.stuck.watch()
 
-    def look_at(self, findings: list[tuple[Finding, Opening]]) -> None:
-        """Let findings say what the server does of the backends behind connections."""
-        words = self.watch.backends(opening for _, opening in findings)
-        for finding, opening in findings:
-            finding.server = words.get(opening, {})
+    def words_of(self, openings: list[Opening]) -> dict[Opening, dict[str, str]]:
+        """What the server says of the backends behind connections."""
+        return self.watch.backends(openings)
 
     # fixtures and tests
 

@@ -27,6 +27,7 @@ MODE = "poolguard"
 MODES = ("fail", "warn", "off")
 SERVER = ("session", "test", "off")
 SQL = ("shape", "full", "off")
+SIGNALS = ("SIGUSR1", "SIGUSR2")
 TOLD = ("warn", "fail", "off")
 
 
@@ -178,6 +179,15 @@ OPTIONS = (
         "{" + ",".join(TOLD) + "}",
     ),
     Option(
+        "poolguard_nested",
+        _one_of(TOLD),
+        "off",
+        "connections that a thread or task takes while it holds another one of the same pool: enough of them "
+        "wait for each other for ever. off: they are not looked for (default); warn: they are reported; fail: "
+        "they fail the test",
+        "{" + ",".join(TOLD) + "}",
+    ),
+    Option(
         "poolguard_dialects",
         _words,
         ("postgresql",),
@@ -213,6 +223,13 @@ OPTIONS = (
         False,
         "end what this run has left open on the server, when it has been reported; never anybody else's",
         "",
+    ),
+    Option(
+        "poolguard_dump_signal",
+        _one_of(SIGNALS),
+        "",
+        "write to stderr, whenever this signal comes, where every thread is, and who has which connections",
+        "{" + ",".join(SIGNALS) + "}",
     ),
     Option(
         "poolguard_baseline",
@@ -267,10 +284,11 @@ OPTIONS = (
 
 MARKER = "pool"
 MARKER_HELP = (
-    "pool(max=None, timeout=None, hold=None, leaks=None, reason=None): limits for the connection pools during "
-    "the test. max: connections that each pool hands out at once; timeout: seconds that taking one may block; "
-    "hold: seconds that one may be out; leaks: how many connections the test is expected to leak, or 'any', "
-    "with a reason. (pytest-poolguard)"
+    "pool(max=None, timeout=None, hold=None, nested=None, leaks=None, reason=None): limits for the connection "
+    "pools during the test. max: connections that each pool hands out at once; timeout: seconds that taking one "
+    "may block; hold: seconds that one may be out; nested: whether a thread or task may take one while it holds "
+    "another; leaks: how many connections the test is expected to leak, or 'any', with a reason. "
+    "(pytest-poolguard)"
 )
 
 #: Options with which pytest runs no test.
@@ -287,11 +305,13 @@ class Settings(NamedTuple):
     open_pools: str
     pools: tuple[PoolClass, ...]
     dirty_returns: str
+    nested: str
     dialects: tuple[str, ...]
     server: str
     dsn: str
     show_sql: str
     terminate: bool
+    dump_signal: str
     baseline: str
     update_baseline: bool
     strict_baseline: bool

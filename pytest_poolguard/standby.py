@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["Standby"]
 
 
+STDERR = 2
+
+
 class Standby:
     """Watches imports from :meth:`start` to :meth:`stop`."""
 
@@ -41,6 +44,8 @@ class Standby:
             from pytest_poolguard.tolerance import Tolerance  # noqa: PLC0415 - few suites have any
 
             self.tolerance = Tolerance(settings, config)
+        #: A second name for stderr, before pytest captures it.
+        self._stderr = os.dup(STDERR) if settings.dump_signal else None
         modules = [(library, name) for library, (_, names) in LIBRARIES.items() for name in names]
         self._imports = ImportWatch({name: partial(self._imported, library, name) for library, name in modules})
         if settings.pools:
@@ -59,6 +64,13 @@ class Standby:
         self.name.give_up()
         if self._guard is not None:
             self._guard.stop()
+        if self._stderr is not None:
+            os.close(self._stderr)
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody waits for the guard's findings in any case, or for the signal."""
+        return bool(self.settings.json or self.settings.dump_signal or self.tolerance)
 
     @property
     def is_idle(self) -> bool:
@@ -74,6 +86,8 @@ class Standby:
             self._guard = Guard(self._config, self.settings, self.name, self.tolerance, on_github=self._on_github)
             if self.settings.server != "off":
                 self.name.take()
+            if self._stderr is not None:
+                self._guard.dump_on_signal(self._stderr)
             self._config.pluginmanager.register(RunHooks(self._guard, self._config), "poolguard-run")
             if self.tolerance is not None:
                 from pytest_poolguard.hooks import ToleranceHooks  # noqa: PLC0415

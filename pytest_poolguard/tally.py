@@ -42,6 +42,7 @@ class Tally:
     notices: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)  #: what fails the run, and is no finding
     faults: list[str] = field(default_factory=list)
+    refusals: list[dict[str, Any]] = field(default_factory=list)  #: of pools, as plain data
     #: Functions with a marker of their own whose tests have passed, and whether one of them may have needed it.
     marked: dict[str, bool] = field(default_factory=dict)
 
@@ -54,17 +55,27 @@ class Tally:
         """Note a test of a function with a marker."""
         self.marked[name] = was_needed or self.marked.get(name, False)
 
-    def carry(self, report: pytest.TestReport, findings: list[Finding], *, told: bool) -> None:
+    def carry(
+        self,
+        report: pytest.TestReport,
+        findings: list[Finding],
+        *,
+        told: bool,
+        refusals: list[dict[str, Any]] | None = None,
+    ) -> None:
         """Let a report carry findings: plain data only, anything else would end an xdist worker."""
-        setattr(report, ATTRIBUTE, {"told": told, "findings": [finding.to_dict() for finding in findings]})
+        plain = [finding.to_dict() for finding in findings]
+        setattr(report, ATTRIBUTE, {"told": told, "findings": plain, "refusals": refusals or []})
 
     def add_report(self, report: Any) -> None:
         """Take the findings that a logged report carries."""
+        carried = getattr(report, ATTRIBUTE, None)
+        if not carried:
+            return
         findings = carried_by(report)
-        if findings:
-            self.findings += findings
-            told = getattr(report, ATTRIBUTE)["told"]
-            self.untold += [finding for finding in findings if not (told and finding.verdict == FAILED)]
+        self.findings += findings
+        self.untold += [f for f in findings if not (carried["told"] and f.verdict == FAILED)]
+        self.refusals += carried["refusals"]  # also of a test that leaks nothing
 
     def add_outside(self, findings: list[Finding]) -> None:
         """Take findings that no test's report carries."""

@@ -13,6 +13,7 @@ from pytest_poolguard.findings import (
     FAILED,
     IGNORED,
     KNOWN,
+    NESTED,
     NOT_CLOSED,
     POOL_NOT_CLOSED,
     SERVER_BACKEND,
@@ -114,6 +115,7 @@ class Tolerance:
             NOT_CLOSED: settings.connections != "off",
             POOL_NOT_CLOSED: settings.open_pools != "off",
             DIRTY_RETURN: settings.dirty_returns != "off",
+            NESTED: settings.nested != "off",  # a marker may look for them, too: which ones do is not known
             SERVER_BACKEND: bool(tally.visits),
         }.get(entry.kind, True)
         if not is_looked_for or tally.faults or tally.unwatched or self.selection.is_lost:

@@ -14,7 +14,7 @@ from typing import Any
 
 from pytest_poolguard.records import Checkout, Task
 
-__all__ = ["of_holder", "of_task", "of_thread"]
+__all__ = ["of_awaits", "of_holder", "of_task", "of_this_thread", "of_thread"]
 
 Frame = tuple[CodeType, int]
 
@@ -45,12 +45,33 @@ def of_task(holder: Task) -> list[Frame]:
         return []
     if loop.is_running() and sys.modules["asyncio"].current_task(loop) is task:  # in the middle of a step
         return of_thread(getattr(loop, "_thread_id", None) or 0)
-    return [(frame.f_code, frame.f_lasti) for frame in _suspended(task.get_coro())][::-1]
+    return of_awaits(holder)
+
+
+def of_awaits(holder: Task) -> list[Frame]:
+    """The frames of a task that wait for another one, and that one's: all of them unless it runs."""
+    task = holder.ref()
+    awaits = _suspended(task.get_coro()) if task is not None else ()
+    return [(frame.f_code, frame.f_lasti) for frame in awaits][::-1]
 
 
 def of_thread(ident: int) -> list[Frame]:
     """The frames of a thread, innermost first; none if there is no such thread."""
-    frame: FrameType | None = sys._current_frames().get(ident)  # noqa: SLF001 - there is no public way
+    return _from(sys._current_frames().get(ident))  # noqa: SLF001 - there is no public way
+
+
+def of_this_thread() -> list[Frame]:
+    """The caller's frames, innermost first, with those of the code that waits for its greenlet."""
+    frames = _from(sys._getframe(1))  # noqa: SLF001 - as above
+    greenlet: Any = sys.modules.get("greenlet")
+    waiting = greenlet.getcurrent().parent if greenlet is not None else None
+    while waiting is not None:
+        frames += _from(waiting.gr_frame)
+        waiting = waiting.parent
+    return frames
+
+
+def _from(frame: FrameType | None) -> list[Frame]:
     frames = []
     while frame is not None:
         frames.append((frame.f_code, frame.f_lasti))

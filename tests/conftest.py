@@ -25,7 +25,7 @@ if tuple(map(int, importlib.metadata.version("pytest-asyncio").split(".")[:2])) 
     INI += "asyncio_default_fixture_loop_scope = function\n"
 
 #: Plugins that hardly any inner suite needs, and that take a second each time to load; ``-p`` brings one back.
-UNUSED = ("anyio", "django", "hypothesispytest", "pytest_postgresql")
+UNUSED = ("anyio", "django", "hypothesispytest", "pytest_postgresql", "timeout")
 
 HEADER = """
 import os, threading, time

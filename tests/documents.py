@@ -2,7 +2,8 @@
 
 A comment in front of a block says where it comes from: ``<!-- generated: RUN, PART -->``. RUN is a name of
 :data:`RUNS` or :data:`STEPS`; PART is ``screen``, ``all``, ``summary``, ``table``, ``end``,
-``report of TEST``, ``section of TEST``, ``hint of TEST`` or ``file``, what a step has written.
+``report of TEST``, ``section of TEST``, ``hint of TEST``, ``note of TEST`` or ``file``, what a step has
+written.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ RUNS = {
     "shop": (),
     "orders": ("tests/test_orders.py",),
     "expected": ("small/test_expected.py",),
+    "exhausted": ("small/test_exhausted.py",),
     "hints": ("small/test_hints.py",),
     "children": ("small/test_children.py",),
     "session": ("small/test_session.py",),
@@ -66,7 +68,7 @@ STEPS: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
 BLOCK = re.compile(r"^<!-- generated: ([\w -]+), ([\w ]+) -->\n```text\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 #: What differs from run to run, and what stands for it in a comparison.
 VARIES = (
-    (r"\b[\d.]+ (ms|s|min)\b", "A WHILE"),
+    (r"\b[\d.]+ (ms|s|min)\b *", "A WHILE"),
     (r"\bin [\d.]+s\b", "in A WHILE"),
     (r"\bpid \d+", "pid N"),
     (
@@ -135,6 +137,7 @@ class Printer:
             "end": r"^=+ short test summary info =+\n(.*)",
             "report": rf"^_+ {test} _+\n(.+?)^(?:__|==|--)",
             "section": rf"^_+ {test} _+\n.+?^(-+ poolguard: .+?)^(?:__|==|--)",
+            "note": rf"^_+ {test} _+\n.+?((?:^E [^\n]*\n)+)",
             "hint": rf"^_+ {test} _+\n.+?((?:^  (?:note|hint): [^\n]+\n)+)",
         }.get(name)
         found = re.search(pattern, screen, re.MULTILINE | re.DOTALL) if pattern else None
@@ -142,6 +145,8 @@ class Printer:
             raise ValueError(f"no {part!r} in the run {run!r}, which printed:\n{screen}")
         if name == "all":
             return " ".join(("$ pytest -p poolguard", *RUNS[run])) + "\n…\n" + found[1]
+        if name == "note":
+            return textwrap.dedent(re.sub("^E", " ", found[1], flags=re.MULTILINE))
         return textwrap.dedent(found[1]) if name == "hint" else found[1]
 
 

@@ -210,6 +210,28 @@ def test_what_leaks_outside_of_tests_is_known_too(suite, processes):
     assert {finding["verdict"] for finding in run.findings} == {"known"}
 
 
+def test_a_nested_checkout_is_known_by_both_of_its_places(suite):
+    body = """
+def test_it(pool):
+    one = pool.getconn()
+    other = pool.getconn()
+    pool.putconn(other)
+    pool.putconn(one)
+"""
+    nested = "--poolguard-nested=fail"
+    suite.run(body, *RECORD, nested)
+    line = "nested  test_suite.py:test_it #2, holding that of test_suite.py:test_it  «other = pool.getconn()»"
+    assert lines(suite) == [f"{line}  test_suite.py::test_it"]
+    linecache.clearcache()
+    run = suite.run("\n\n" + body.replace("one = pool", "one = kept = pool"), *STRICT, nested)
+    run.assert_outcomes(passed=1)
+    assert [finding["verdict"] for finding in run.findings] == ["known"]
+    linecache.clearcache()
+    elsewhere = "def first(pool):\n    return pool.getconn()\n"
+    run = suite.run(elsewhere + body.replace("one = pool.getconn()", "one = first(pool)"), *GATE, nested)
+    run.assert_outcomes(failed=1)
+
+
 # stale, or not looked for
 
 
@@ -353,13 +375,14 @@ def test_a_fault_of_our_own_leaves_nothing_stale(recorded, monkeypatch):
         ("not_closed", "--poolguard-connections=off"),
         ("pool_not_closed", "--poolguard-open-pools=off"),
         ("dirty_return", "--poolguard-dirty-returns=off"),
+        ("nested", "--poolguard-nested=off"),
     ],
 )
 def test_what_is_not_looked_for_is_not_stale(recorded, kind, option):
     repair(recorded)
     path = recorded.path / "leaks.txt"
     path.write_text(path.read_text("utf-8").replace("checked_out", kind), "utf-8")
-    on = () if kind != "dirty_return" else ("--poolguard-dirty-returns=warn",)
+    on = (option.replace("=off", "=warn"),) if kind in ("dirty_return", "nested") else ()
     assert "1 stale site" in recorded.again(*GATE, *on).text
     assert " stale site" not in recorded.again(*GATE, option).text
     recorded.again(*RECORD, option)

@@ -132,6 +132,19 @@ kept = ThreadedConnectionPool(2, 3, DSN)
     assert "poolguard: 2 connections taken from 2 pools of psycopg2" in capsys.readouterr().out
 
 
+def test_what_failed_the_run_and_is_no_finding_is_shown_again(suite, tmp_path, capsys):
+    strict = ("--poolguard-baseline=leaks.txt", "--poolguard-strict-baseline")
+    suite.run("def test_it(pool):\n    pool.getconn()\n", strict[0], "--poolguard-update-baseline")
+    suite.run("def test_it(pool):\n    pool.putconn(pool.getconn())\n", *strict)
+    out = str(tmp_path / "all.json")
+    assert main(["merge", str(suite.path / "findings.json"), "-o", out]) == 0
+    capsys.readouterr()
+    main(["show", out])
+    assert (
+        "poolguard: 1 stale site in leaks.txt: test_suite.py:test_it leaks no more; " in capsys.readouterr().out
+    )
+
+
 def test_a_run_without_findings_is_shown_as_such(suite, capsys):
     suite.run("def test_it(pool): pool.putconn(pool.getconn())\n")
     capsys.readouterr()

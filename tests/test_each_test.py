@@ -78,6 +78,45 @@ def test_a_child_process_fails_the_test_that_started_it(family):
     family("def test_it(): stop(start())\ndef test_later(): pass\n").assert_silent(passed=3)
 
 
+@pytest.mark.parametrize(
+    ("args", "outcomes"),
+    [
+        pytest.param((), {"passed": 2, "failed": 1}, id="after the test"),
+        pytest.param(("--poolguard-server=session", "-n2"), {"passed": 3, "errors": 1}, id="after the workers"),
+    ],
+)
+def test_the_child_process_of_a_test_is_known_to_the_baseline(family, suite, args, outcomes):
+    gate = ("--poolguard-baseline=leaks.txt", "--poolguard-strict-baseline")
+    source = "def test_it(): start()\n"
+    family(source, gate[0], "--poolguard-update-baseline").assert_outcomes(passed=2)
+    (line,) = [one for one in (suite.path / "leaks.txt").read_text().splitlines() if one[0] != "#"]
+    told = "server_backend  a child process of test_suite.py::test_it  «»  test_suite.py::test_it"
+    assert line.endswith(told)
+    run = family(source + "def test_new(): start()\n", *gate, *args)
+    assert sorted((nodeid, verdict) for nodeid, _, verdict in left(run)) == [
+        ("test_it", "known"),
+        ("test_new", "failed"),
+    ]
+    run.assert_outcomes(**outcomes)
+    run = family("def test_it(): stop(start())\n", *gate, *args)
+    assert run.data["errors"] == [
+        "1 stale site in leaks.txt: a child process of test_suite.py::test_it leaks no more; "
+        "--poolguard-update-baseline takes it out"
+    ]
+    run.assert_outcomes(passed=2, errors=1)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "verdict"),
+    [("test_suite.py:test_it", "ignored"), ("*:test_i?", "ignored"), ("test_suite.py:test_other", "failed")],
+)
+def test_the_child_process_of_a_test_is_ignored_by_the_name_of_the_test(family, suite, pattern, verdict):
+    suite.setting("poolguard_ignore", f"{pattern} -- it ends by itself")
+    run = family("def test_it(): start()\n")
+    assert left(run) == [("test_it", "a child process of this run", verdict)]
+    assert run.result.ret == (verdict == "failed")
+
+
 SHARED = """
 @pytest.fixture(scope="module")
 def server():

@@ -60,12 +60,14 @@ class Way:
         self._error = error
         self._seconds = timeout if limits.timeout is None else min(timeout, limits.timeout)
         self._deadline = time.monotonic() + self._seconds
+        self._has_entered = False
 
     def __iter__(self) -> Iterator[None]:
         while self._gate is not None and not self._gate.enter(self._pool, self._max):
             if time.monotonic() >= self._deadline:
                 raise self._error(f"couldn't get a connection after {self._seconds:.2f} sec")
             yield
+        self._has_entered = True
 
     @property
     def left(self) -> float:
@@ -74,7 +76,7 @@ class Way:
 
     def leave(self) -> None:
         """The connection was taken, and noted, or will not be."""
-        if self._gate is not None:
+        if self._gate is not None and self._has_entered:
             self._gate.leave(self._pool)
 
 

@@ -73,6 +73,17 @@ class Watch:
     on_unwatched: Callable[[str], None] = lambda _: None
     #: Who has connections of a pool, in lines of text.
     holders: Callable[[Pool], list[str]] = lambda _pool: []
+    #: A pool refuses the running code a connection, with an error; the task is the one that waits for the running
+    #: one, where that does nothing else.
+    on_refused: Callable[[Pool, BaseException, Any], None] = lambda _pool, _error, _task: None
+
+    def refused(self, pool: object, error: BaseException, task: Any = None) -> None:
+        """A pool is about to raise an error instead of handing out a connection, to the running code."""
+        if self.active:
+            with self.noting("who has the connections of a pool"):
+                record = self.ledger.pool(pool)
+                if record is not None:
+                    self.on_refused(record, error, task)
 
     @contextmanager
     def noting(self, what: str) -> Iterator[None]:
@@ -86,6 +97,7 @@ class Watch:
 class Driver(Protocol):
     """One library.
 
+    It may have a method ``capacity(pool)``: how many connections may be out at once, None for no limit.
     One whose pools hand out objects of their own for a driver's connections, or let sessions hold them, may have
     three methods besides: ``driver_connection(connection)`` is the one below, ``held_in(thing)`` the connections
     that an object of the library's holds deep inside, ``terms_of(checkout)`` the words for what took this one.

@@ -33,6 +33,7 @@ def as_json(tally: Tally) -> dict[str, Any]:
         "sites": sites(findings),
         "findings": findings,
         "unwatched": [redacted(text) for text in tally.unwatched],
+        "refusals": tally.refusals,
         "notices": [redacted(notice) for notice in tally.unwatched + tally.notices],
         "errors": [redacted(error) for error in tally.errors],
         "faults": [redacted(fault) for fault in tally.faults],

@@ -18,6 +18,8 @@ __all__ = ["NotReadable", "merged", "read", "tally_of"]
 #: The fields of a finding that this version knows.
 FINDING = tuple(Finding("", "", "", "", "").to_dict())
 PLACE = frozenset(Place.__dataclass_fields__)
+#: What is told for each run.
+LISTS = ("runs", "servers", "findings", "refusals")
 #: What is told once, however many runs say so.
 TOLD_ONCE = ("libraries", "unwatched", "notices", "errors", "faults")
 
@@ -70,6 +72,7 @@ def tally_of(plain: dict[str, Any]) -> Tally:
         patched=list(plain["libraries"]),
         unwatched=list(plain["unwatched"]),
         visits=[_visit(visit) for visit in plain["servers"]],
+        refusals=list(plain["refusals"]),
         notices=[notice for notice in plain["notices"] if notice not in plain["unwatched"]],
         errors=list(plain["errors"]),
         faults=list(plain["faults"]),
@@ -130,7 +133,8 @@ def merged(files: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
             seen[run["id"]] = name
     plains = [plain for _, plain in files]
     whole = plains[0] | {
-        name: [one for plain in plains for one in plain[name]] for name in ("runs", "servers", "findings")
+        name: [one for plain in plains for one in plain[name]]
+        for name in ("runs", "servers", "findings", "refusals")
     }
     for name in TOLD_ONCE:
         whole[name] = list(dict.fromkeys(one for plain in plains for one in plain[name]))

@@ -17,6 +17,7 @@ from pytest_poolguard.findings import (
     HELD_TOO_LONG,
     IGNORED,
     KNOWN,
+    NESTED,
     NOT_CLOSED,
     POOL_NOT_CLOSED,
     SERVER_BACKEND,
@@ -146,7 +147,7 @@ def _table(findings: list[Finding], verbosity: int) -> list[str]:
     ranked = by_site(findings)
     shown = ranked if verbosity > 0 else ranked[:ROWS]
     kinds = {finding.kind for finding in findings}
-    if kinds <= {CHECKED_OUT, DIRTY_RETURN, HELD_TOO_LONG}:
+    if kinds <= {CHECKED_OUT, DIRTY_RETURN, HELD_TOO_LONG, NESTED}:
         took = "checked out at"
     else:
         took = "opened at" if kinds <= {SERVER_BACKEND, NOT_CLOSED} else "made or taken at"
@@ -185,6 +186,9 @@ def _notices(tally: Tally, verbosity: int) -> list[str]:
         lines += _unused_markers(tally.unused_markers, verbosity)
     if tally.open_pools:
         lines.append(f"poolguard: {_idle(tally.open_pools, verbosity)}")
+    refusals = [refusal for refusal in tally.refusals if refusal["error"]]
+    if refusals:
+        lines.append(f"poolguard: {_refused(refusals, verbosity)}")
     lines += [f"poolguard: {redacted(str(visit))}" for visit in tally.visits if visit.is_news or verbosity > 0]
     lines += [f"poolguard: {redacted(notice)}" for notice in tally.notices + tally.errors]
     shown = tally.faults if verbosity > 0 else tally.faults[:1]
@@ -213,6 +217,15 @@ def _unused_markers(functions: list[str], verbosity: int) -> list[str]:
 def fault(text: str) -> str:
     """The line for an exception of our own."""
     return f"poolguard: internal error, the results are as without it: {redacted(text)}"
+
+
+def _refused(refusals: list[dict[str, Any]], verbosity: int) -> str:
+    """Which tests a pool refused a connection: they may have passed for all that."""
+    tests = list(dict.fromkeys(refusal["nodeid"] for refusal in refusals))
+    shown = tests if verbosity > 0 else tests[:PLACES]
+    more = f" and {len(tests) - len(shown)} more" if len(shown) < len(tests) else ""
+    where = f"{', '.join(shown)}{more}"
+    return f"a pool refused a connection in {counted(len(tests), 'test')}: {where} (-rA shows who had them)"
 
 
 def _idle(open_pools: list[tuple[Place | None, int]], verbosity: int) -> str:

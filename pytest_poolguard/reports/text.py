@@ -9,6 +9,7 @@ from pytest_poolguard.findings import (
     CHECKED_OUT,
     DIRTY_RETURN,
     HELD_TOO_LONG,
+    NESTED,
     NOT_CLOSED,
     POOL_NOT_CLOSED,
     SERVER_BACKEND,
@@ -53,6 +54,7 @@ def grouped(findings: Iterable[Finding]) -> list[list[Finding]]:
         story = (
             finding.kind,
             finding.returned_at,
+            finding.first_at,
             finding.opened_by,
             finding.pool,
             finding.pool_made,
@@ -133,11 +135,8 @@ def _title(group: list[Finding]) -> str:
     if first.kind == SERVER_BACKEND:
         still = "is still open" if count == 1 else "are still open"
         return f"{connections(count)} that {first.opened_by or 'this run'} opened {still} on the server"
-    if first.kind == DIRTY_RETURN:
-        return (
-            f"{connections(count)} of {_pool(first)} {was} given back in the middle of a transaction that wrote: "
-            f"what {'it' if count == 1 else 'they'} wrote was rolled back"
-        )
+    if first.kind in (DIRTY_RETURN, NESTED):
+        return f"{connections(count)} of {_pool(first)} {was} {_used_wrongly(group)}"
     if first.kind == NOT_CLOSED:
         return f"{connections(count)} {was} never closed"
     if first.kind == POOL_NOT_CLOSED:
@@ -145,6 +144,15 @@ def _title(group: list[Finding]) -> str:
         backends = connections(sum(finding.backends for finding in group))
         return f"{counted(count, 'pool')} {was} never closed, {holds} {backends}: {_pool(first)}"
     return f"{connections(count)} {was} never returned to {_pool(first)}"
+
+
+def _used_wrongly(group: list[Finding]) -> str:
+    """What was done with connections that are no leaks."""
+    if group[0].kind == NESTED:
+        starves = f"would starve at pool size ≤ {group[0].starves_at}"
+        return f"taken by a {_kind(group[0])} that held one already: {starves}"
+    they = "it" if len(group) == 1 else "they"
+    return f"given back in the middle of a transaction that wrote: what {they} wrote was rolled back"
 
 
 def _pool(finding: Finding) -> str:
@@ -172,6 +180,8 @@ def _facts(group: list[Finding], verbosity: int) -> list[str]:
     if connection:
         more = f" (the first of {len(group)}; -v tells all)" if len(group) > 1 else ""
         facts.append(connection + more)
+    if first.first_at is not None:
+        facts.append(f"that {_kind(first)} held the one that was taken at {first.first_at.site}")
     if first.returned_at is not None:
         facts.append(f"given back at {first.returned_at.site}")
     if first.closed_at is not None:

@@ -81,6 +81,10 @@ class Asyncpg:
         """Whether nobody has begun to close it."""
         return not is_closing(pool)
 
+    def capacity(self, pool: Any) -> int | None:
+        """Its ``max_size``."""
+        return int(pool._maxsize)
+
     def idle(self, pool: Any) -> int:
         """Those that are connected, and in nobody's hands."""
         return sum(holder.is_connected() and holder.is_idle() for holder in list(getattr(pool, "_holders", ())))
@@ -186,17 +190,23 @@ class Asyncpg:
     def _watched_acquire(self, original: Callable[..., Any]) -> Callable[..., Any]:
         notes, watch, ledger, limited = self._notes, self._watch, self._watch.ledger, self._limited
         records, is_taken = ledger.records, notes.noting_holders()
+        asyncio = sys.modules["asyncio"]  # the library has imported it
+        ended = (asyncio.TimeoutError, asyncio.CancelledError)
 
         @functools.wraps(original)
         async def _acquire(self: Any, timeout: float | None) -> Any:
             __tracebackhide__ = True
             limits = ledger.present.limits
-            if limits.max is not None or limits.timeout is not None:
-                proxy = await limited.acquire(original, self, notes.known(self), timeout, limits)
-            else:
-                if limited.any_grown:
-                    limited.cut_down(self)
-                proxy = await original(self, timeout)
+            try:
+                if limits.max is not None or limits.timeout is not None:
+                    proxy = await limited.acquire(original, self, notes.known(self), timeout, limits)
+                else:
+                    if limited.any_grown:
+                        limited.cut_down(self)
+                    proxy = await original(self, timeout)
+            except ended as error:
+                notes.gives_up(self, error)
+                raise
             if watch.active:
                 try:
                     record = records.get(id(self))  # as in ledger.pool(), without the call

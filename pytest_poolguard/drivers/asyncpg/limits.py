@@ -1,7 +1,7 @@
 """Limits for asyncpg's pools: an end to the two waits that have none, and pools of another size.
 
 After a leak, ``acquire()`` and ``close()`` wait for ever. With a limit they raise asyncpg's own kind of error
-when it is over, and the error names who has the connections.
+when it is over.
 """
 
 # ruff: noqa: SLF001 - a pool has no public way to another size
@@ -87,7 +87,7 @@ class Limited:
     def _no_connection(self, pool: Any, record: Pool | None, seconds: float | None, maximum: int | None) -> str:
         name = record.label if record is not None else type(pool).__name__
         allowed = f", of which max={maximum} may be out" if maximum is not None else ""
-        return self._with_holders(f"no connection within {seconds:g} s of {name}{allowed}", record)
+        return f"no connection within {seconds:g} s of {name}{allowed}"
 
     def _with_holders(self, text: str, record: Pool | None) -> str:
         holders = self._watch.holders(record) if record is not None else []

@@ -91,6 +91,19 @@ class Notes:
         task = sys.modules["asyncio"].current_task()
         return splice(stack, task, self._plumbing.__getitem__) if task is not None else None
 
+    def gives_up(self, pool: Any, error: BaseException) -> None:
+        """Nobody waits any longer for a pool: a refusal, unless it was about to connect."""
+        with self._watch.noting("who has the connections of a pool"):
+            record = self._watch.ledger.pool(pool)
+            out = sum(checkout.pool is record for checkout in self._watch.ledger.outstanding())
+            maximum = self._watch.ledger.present.limits.max
+            is_full = maximum is not None and out >= maximum
+            if record is not None and (is_full or pool._queue.empty()):  # noqa: SLF001
+                stack = capture(self._watch.ledger.stops, 2)
+                holder = self.holder(stack)
+                running = sys.modules["asyncio"].current_task()
+                self._watch.refused(pool, error, holder if holder is not running else None)
+
     # ways back
 
     def not_returned(self, pool: Any, proxy: Any, checkout: Checkout, error: BaseException) -> None:

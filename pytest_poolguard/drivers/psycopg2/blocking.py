@@ -16,7 +16,7 @@ from pytest_poolguard.drivers.interface import Watch
 from pytest_poolguard.drivers.patching import Patches
 from pytest_poolguard.origin import capture
 
-__all__ = ["bound"]
+__all__ = ["bound", "is_exhausted"]
 
 #: Seconds between two looks at a pool that a marker's max keeps full.
 PAUSE = 0.005
@@ -33,6 +33,11 @@ def bound(pool: Any, library: Any, watch: Watch, patches: Patches) -> None:
             patches.replace(cls, "getconn", _bounded(original, library.PoolError, watch))
 
 
+def is_exhausted(error: BaseException) -> bool:
+    """Whether a ``PoolError`` says that every connection is out; others say that it is closed, and so on."""
+    return "exhausted" in str(error)
+
+
 def _own_classes(cls: type, library: str) -> Iterator[type]:
     for one in cls.__mro__:
         if one.__module__ == library:
@@ -44,29 +49,40 @@ def _bounded(original: Callable[..., Any], error: type[Exception], watch: Watch)
     @functools.wraps(original)
     def getconn(self: Any, *args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        limits = watch.ledger.present.limits
-        if limits.max is None and limits.timeout is None:
-            return original(self, *args, **kwargs)
-        deadline = None if limits.timeout is None else time.monotonic() + limits.timeout
-        while limits.max is not None and len(self._used) >= limits.max:
-            if deadline is not None and time.monotonic() >= deadline:
-                raise error("connection pool exhausted")
-            time.sleep(PAUSE)
-        if deadline is None or len(self._used) < self.maxconn:
-            return original(self, *args, **kwargs)
-        call = Call(functools.partial(original, self, *args, **kwargs), self.putconn)
-        if not call.run(max(deadline - time.monotonic(), 0)):
-            raise error("connection pool exhausted")
-        checkout = watch.ledger.held_by(call.connection)
-        if checkout is not None:  # it was this thread's call, whoever made it
-            checkout.stack = _inner(checkout.stack) + capture(watch.ledger.stops, 1)
-            checkout.thread = watch.ledger.this_thread()
-        if call.error is not None:
-            raise call.error
-        return call.connection
+        try:
+            return _take(functools.partial(original, self, *args, **kwargs), self, error, watch)
+        except error as refusal:
+            if is_exhausted(refusal):
+                watch.refused(self, refusal)
+            raise
 
     getconn.poolguard_bound = True  # type: ignore[attr-defined]
     return getconn
+
+
+def _take(take: Callable[[], Any], pool: Any, error: type[Exception], watch: Watch) -> Any:
+    """Take a connection within the present owner's limits."""
+    __tracebackhide__ = True
+    limits = watch.ledger.present.limits
+    if limits.max is None and limits.timeout is None:
+        return take()
+    deadline = None if limits.timeout is None else time.monotonic() + limits.timeout
+    while limits.max is not None and len(pool._used) >= limits.max:  # noqa: SLF001
+        if deadline is not None and time.monotonic() >= deadline:
+            raise error("connection pool exhausted")
+        time.sleep(PAUSE)
+    if deadline is None or len(pool._used) < pool.maxconn:  # noqa: SLF001
+        return take()
+    call = Call(take, pool.putconn)
+    if not call.run(max(deadline - time.monotonic(), 0)):
+        raise error("connection pool exhausted")
+    checkout = watch.ledger.held_by(call.connection)
+    if checkout is not None:  # it was this thread's call, whoever made it
+        checkout.stack = _inner(checkout.stack) + capture(watch.ledger.stops, 2)
+        checkout.thread = watch.ledger.this_thread()
+    if call.error is not None:
+        raise call.error
+    return call.connection
 
 
 def _inner(stack: list[CodeType | int]) -> list[CodeType | int]:

@@ -21,7 +21,7 @@ from pytest_poolguard.drivers.interface import State, Terms, Unsupported, Watch
 from pytest_poolguard.drivers.lines.libpq import Psycopg2Line, parameters
 from pytest_poolguard.drivers.moment import Reach
 from pytest_poolguard.drivers.patching import Patches, class_tree
-from pytest_poolguard.drivers.psycopg2.blocking import bound
+from pytest_poolguard.drivers.psycopg2.blocking import bound, is_exhausted
 from pytest_poolguard.origin import Origin, capture, printable
 from pytest_poolguard.records import Checkout, Pool
 from pytest_poolguard.redaction import redacted
@@ -75,6 +75,10 @@ class Psycopg2:
     def is_open(self, pool: Any) -> bool:
         """Whether ``closeall()`` was not called yet."""
         return getattr(pool, "closed", True) is False
+
+    def capacity(self, pool: Any) -> int | None:
+        """Its ``maxconn``."""
+        return int(pool.maxconn)
 
     def idle(self, pool: Any) -> int:
         """The pool's own free list, less what has died there."""
@@ -177,7 +181,13 @@ class Psycopg2:
         def _getconn(self: Any, key: Any = None) -> Any:
             __tracebackhide__ = True
             maximum = ledger.present.limits.max
-            connection = original(self, key) if maximum is None else limited(self, key, maximum)
+            try:
+                connection = original(self, key) if maximum is None else limited(self, key, maximum)
+            except module.PoolError as error:
+                # Where its class waits, this is no refusal yet: see ``blocking``.
+                if is_exhausted(error) and not hasattr(type(self).getconn, "poolguard_bound"):
+                    watch.refused(self, error)
+                raise
             if watch.active:
                 try:
                     record = records.get(id(self))  # as in ledger.pool(), without the call

@@ -8,15 +8,18 @@ from __future__ import annotations
 import functools
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from sys import _getframe
 from typing import Any
 
 from pytest_poolguard.drivers import dirty
-from pytest_poolguard.drivers.gate import PAUSE
+from pytest_poolguard.drivers.gate import PAUSE, Way
 from pytest_poolguard.drivers.psycopg_pool.notes import Notes
 from pytest_poolguard.drivers.tasks import ASYNCHRONOUS, note_task
 from pytest_poolguard.records import Checkout, Task
+
+#: What an exhausted pool raises: after a wait, and at once where too many wait already.
+Errors = tuple[type[Exception], type[Exception]]
 
 __all__ = [
     "watched_async_getconn",
@@ -48,8 +51,8 @@ def watched_init(notes: Notes, original: Callable[..., Any]) -> Callable[..., An
     return __init__
 
 
-def watched_getconn(notes: Notes, original: Callable[..., Any], error: type[Exception]) -> Callable[..., Any]:
-    """``ConnectionPool.getconn``; ``error`` is what an exhausted pool raises."""
+def watched_getconn(notes: Notes, original: Callable[..., Any], errors: Errors) -> Callable[..., Any]:
+    """``ConnectionPool.getconn``; ``errors`` are what an exhausted pool raises, after a wait or at once."""
     watch, ledger = notes.watch, notes.watch.ledger
     records = ledger.records
 
@@ -58,12 +61,12 @@ def watched_getconn(notes: Notes, original: Callable[..., Any], error: type[Exce
         __tracebackhide__ = True
         limits = ledger.present.limits
         way = None
-        if limits.max is not None or limits.timeout is not None:
-            way = notes.way(self, limits, timeout, error)
-            for _ in way:
-                time.sleep(PAUSE)
-            timeout = way.left
         try:
+            if limits.max is not None or limits.timeout is not None:
+                way = notes.way(self, limits, timeout, errors[0])
+                for _ in way:
+                    time.sleep(PAUSE)
+                timeout = way.left
             connection = original(self, timeout)
             if watch.active:
                 try:
@@ -73,22 +76,24 @@ def watched_getconn(notes: Notes, original: Callable[..., Any], error: type[Exce
                     ledger.check_out(record, connection)
                 except Exception as fault:
                     watch.on_fault("noting a checkout", fault)
-            return connection
+        except errors as refusal:
+            watch.refused(self, refusal)
+            raise
         finally:
             if way is not None:
                 way.leave()
+        return connection
 
     return getconn
 
 
-def watched_async_getconn(
-    notes: Notes, original: Callable[..., Any], error: type[Exception]
-) -> Callable[..., Any]:
+def watched_async_getconn(notes: Notes, original: Callable[..., Any], errors: Errors) -> Callable[..., Any]:
     """``AsyncConnectionPool.getconn``, likewise."""
     watch, ledger = notes.watch, notes.watch.ledger
     asyncio = sys.modules["asyncio"]  # the library has imported it
     current_task, sleep, records = asyncio.current_task, asyncio.sleep, ledger.records
     last: Task | None = None
+    refusals = (*errors, asyncio.CancelledError)
 
     @functools.wraps(original)
     async def getconn(self: Any, timeout: float | None = None) -> Any:
@@ -97,12 +102,10 @@ def watched_async_getconn(
         waiting = None if _getframe(1).f_code.co_flags & ASYNCHRONOUS else notes.who_waits()
         limits = ledger.present.limits
         way = None
-        if limits.max is not None or limits.timeout is not None:
-            way = notes.way(self, limits, timeout, error)
-            for _ in way:
-                await sleep(PAUSE)
-            timeout = way.left
         try:
+            if limits.max is not None or limits.timeout is not None:
+                way = notes.way(self, limits, timeout, errors[0])
+                timeout = await _waited(way, sleep)
             connection = await original(self, timeout)
             if watch.active:
                 try:
@@ -119,10 +122,13 @@ def watched_async_getconn(
                         last = note_task(checkout, task, ledger, waiting)
                 except Exception as fault:
                     watch.on_fault("noting a checkout", fault)
-            return connection
+        except refusals as refusal:
+            watch.refused(self, refusal, waiting.task.ref() if waiting is not None else None)
+            raise
         finally:
             if way is not None:
                 way.leave()
+        return connection
 
     return getconn
 
@@ -143,6 +149,14 @@ def _noting_returns(notes: Notes) -> Callable[[Any, Any], Checkout | object | No
         return None
 
     return returns
+
+
+async def _waited(way: Way, sleep: Callable[[float], Awaitable[None]]) -> float:
+    """Wait until the way to a connection is free; the seconds that are left to take it."""
+    __tracebackhide__ = True
+    for _ in way:
+        await sleep(PAUSE)
+    return way.left
 
 
 def watched_putconn(notes: Notes, original: Callable[..., Any]) -> Callable[..., Any]:

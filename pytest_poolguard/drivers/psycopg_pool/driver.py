@@ -98,6 +98,10 @@ class PsycopgPool:
         """Whether it was opened, and not closed yet."""
         return getattr(pool, "closed", True) is False
 
+    def capacity(self, pool: Any) -> int | None:
+        """Its ``max_size``; None for a null pool without one."""
+        return int(pool.max_size) or None
+
     def idle(self, pool: Any) -> int:
         """Those that lie ready, less what has died there."""
         return sum(not self.state(connection).closed for connection in list(getattr(pool, "_pool", ())))
@@ -149,7 +153,7 @@ class PsycopgPool:
         )
         for method, watched in (("getconn", take), ("putconn", give), ("close", watched_close)):
             original = vars(base)[method]
-            error = (module.PoolTimeout,) if watched is take else ()
+            error = ((module.PoolTimeout, module.TooManyRequests),) if watched is take else ()
             replacement = watched(self._notes, original, *error)
             for cls in class_tree(base):  # a class that was made before may have taken it under any name
                 for alias, value in list(vars(cls).items()):

@@ -84,6 +84,11 @@ class SQLAlchemy:
         """Always: a pool that was disposed of takes connections back, and can hand out new ones."""
         return pool is not None
 
+    def capacity(self, pool: Any) -> int | None:
+        """Size and overflow of a pool that queues; None for one without a limit."""
+        overflow = getattr(pool, "_max_overflow", -1)
+        return pool.size() + overflow if overflow >= 0 else None
+
     def idle(self, pool: Any) -> int:
         """Those that the pool keeps and nobody has, less what has died there."""
         ledger = self._watch.ledger
@@ -124,6 +129,10 @@ class SQLAlchemy:
         # Pool.__init__ itself must stay: create_engine() reads its code object for the arguments it takes.
         create = vars(pools.Pool)["_should_wrap_creator"]
         self._patches.replace(pools.Pool, "_should_wrap_creator", self._watched_creation(create))
+        queue: Any = getattr(pools, "QueuePool", None)
+        if "_do_get" in vars(queue):  # the method that waits for a free one
+            timeout = sys.modules["sqlalchemy.exc"].TimeoutError
+            self._patches.replace(queue, "_do_get", self._watched_wait(vars(queue)["_do_get"], timeout))
         self._watch.ledger.once_limited(functools.partial(self._limited.patch, pools, self._patches))
         if self._watch.dirty_returns:
             self._listen_to(pools.Pool, "reset", self._notes.on_doubtful_return(self._uncommitted))
@@ -161,6 +170,22 @@ class SQLAlchemy:
             return original(self, creator)
 
         return _should_wrap_creator
+
+    def _watched_wait(self, original: Callable[..., Any], timeout: type[Exception]) -> Callable[..., Any]:
+        watch = self._watch
+
+        @functools.wraps(original)
+        def _do_get(self: Any) -> Any:
+            __tracebackhide__ = True
+            try:
+                return original(self)
+            except timeout as error:
+                # It calls itself again where another was faster.
+                if sys._getframe(1).f_code is not original.__code__:  # noqa: SLF001
+                    watch.refused(self, error)
+                raise
+
+        return _do_get
 
     # reclaiming
 

@@ -65,11 +65,13 @@ class Limited:
         deadline = time.monotonic() + min(known, default=0.0)
         while not gate.enter(pool, limits.max):
             if time.monotonic() >= deadline:
-                raise sys.modules["sqlalchemy.exc"].TimeoutError(
+                error = sys.modules["sqlalchemy.exc"].TimeoutError(
                     f"{type(pool).__name__} limit of size {limits.max} reached, connection timed out, "
                     f"timeout {min(known, default=0.0):.2f}",
                     code="3o7r",
                 )
+                self._watch.refused(pool, error)
+                raise error
             _pause(pool)
         try:
             with gate.as_if(pool, limits.max, max(deadline - time.monotonic(), 0.0)):
