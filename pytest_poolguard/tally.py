@@ -68,11 +68,12 @@ class Tally:
 
     def add_report(self, report: Any) -> None:
         """Take the findings that a logged report carries."""
-        findings = carried_by(report)
-        if findings:
+        carried = getattr(report, ATTRIBUTE, None)
+        if carried:
+            findings = carried_by(report)
             self.findings += findings
-            self.refusals += getattr(report, ATTRIBUTE)["refusals"]
-            if not getattr(report, ATTRIBUTE)["told"]:
+            self.refusals += carried["refusals"]
+            if not carried["told"]:
                 self.untold += findings
 
     def add_outside(self, findings: list[Finding]) -> None:
