@@ -132,7 +132,7 @@ def test_every_kind_of_finding_fits_the_schema(suite, processes):
     suite.file("conftest.py", STOP)
     found: list[dict[str, Any]] = []
     for server in ("session", "off"):  # what the server lists is told instead of what was not closed
-        options = ("--poolguard-dirty-returns=warn", f"--poolguard-server={server}")
+        options = ("--poolguard-dirty-returns=warn", "--poolguard-nested=warn", f"--poolguard-server={server}")
         run = suite.run(EVERY_KIND, *options, *processes, subprocess=True)
         assert run.data["faults"] == []
         found += run.findings

@@ -147,7 +147,7 @@ def test_a_second_one_beside_that_of_a_fixture_fails_nothing(run, lib):
     assert nested in ([one], []) if lib.is_async else nested == [one]
 
 
-@EXHAUSTIBLE
+@where(lambda library: library.exhausted and not library.in_house)
 def test_who_never_gets_the_second_one_is_told(run, lib):
     result = run(
         f"""
