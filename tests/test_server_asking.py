@@ -273,7 +273,7 @@ def test_the_dsn_is_asked_instead_of_the_connections_own_server(suite, relay):
     """Both lead to the same server here."""
     run = suite.run(LEFT.replace("THEN", ""), f"--poolguard-dsn={relay.dsn}")
     assert [f["kind"] for f in run.findings] == ["server_backend"]
-    assert relay.connections == 2
+    assert relay.connections == 3  # for the header, before, and after
 
 
 def test_a_dsn_of_another_server_is_one_line(suite, own_server):

@@ -21,7 +21,7 @@ def marked(run) -> list[str]:
 def test_pools_without_a_checkout_are_told(suite, processes):
     run = suite.run("def test_it(pool): assert not pool.closed\n", *processes)
     run.assert_silent(passed=1)
-    assert re.search(rf"^{NOTHING} \(1 pool of psycopg2 2\.[\d.]+ was seen\)$", run.text, re.MULTILINE)
+    assert re.search(rf"^{NOTHING} \(1 pool of .*psycopg2 2\.[\d.]+.* was seen\)$", run.text, re.MULTILINE)
     run = suite.run("def test_it(pool): pool.putconn(pool.getconn())\n", *processes)
     assert NOTHING not in run.text
 
@@ -35,7 +35,7 @@ def test_it(pool): pool.putconn(pool.getconn())
         "-v",
     )
     assert re.search(
-        r"^poolguard: 1 connection taken from 1 pools of .* \(none of sqlalchemy 2\.[\w.]+\)$",
+        r"^poolguard: 1 connection taken from 1 pools of .* \(none of .*sqlalchemy 2\.[\w.]+.*\)$",
         run.text,
         re.MULTILINE,
     )

@@ -34,6 +34,8 @@ SELECT pid, coalesce(backend_type, ''), coalesce(state, ''), coalesce(applicatio
 STATEMENTS = (f"SET statement_timeout = {PATIENCE * 1000:.0f}", ACTIVITY)
 CLIENT = b"client backend"
 ACTIVE = b"active"
+#: What the drivers call it, too: see ``libpq``.
+STATES = {b"idle in transaction (aborted)": "idle in a failed transaction"}
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Backend:
     def words(self, shown: Shown) -> dict[str, str]:
         """What a finding says of it."""
         return {
-            "state": printable(text_of(self.state)),
+            "state": STATES.get(self.state) or printable(text_of(self.state)),
             "state_seconds": f"{self.state_age:.3f}",
             "age_seconds": f"{self.age or 0:.3f}",
             "application": printable(text_of(self.application)),
