@@ -187,6 +187,9 @@ CONNECT = [
     ("asyncpg.connect", "asyncpg.connect(DSN)", "asyncpg.connection.Connection"),
     ("psycopg.AsyncConnection.connect", "psycopg.AsyncConnection.connect(DSN)", "psycopg.AsyncConnection"),
 ]
+#: The threads that ask; others may be left by inner runs, in calls that never end.
+OURS = ("poolguard-look", "poolguard-asyncpg")
+
 each = pytest.mark.parametrize(("connect", "call", "cls"), CONNECT, ids=["asyncpg", "psycopg"])
 
 
