@@ -117,7 +117,9 @@ class ServerSide:
         """What the run, or a worker of it, has left on the servers."""
         self._tally.demands += self._aftermath.demands()
         if self._describe.worker:
+            self._tally.told = [list(backend) for backend in self._foreigners.told]
             return self._aftermath.at_end_of_worker()
+        self._foreigners.told.update((pid, start) for pid, start in self._tally.told)
         findings = self._aftermath.at_end_of_controller() if is_controller else self._aftermath.at_end()
         self._tally.notices += warnings(self._tally.demands)
         return findings

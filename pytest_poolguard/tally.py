@@ -37,6 +37,9 @@ class Tally:
     open_pools: list[tuple[Place | None, int]] = field(default_factory=list)
     visits: list[Visit] = field(default_factory=list)  #: the servers of the run
     servers: list[dict[str, Any]] = field(default_factory=list)  #: a worker's, for the controller alone
+    told: list[list[Any]] = field(
+        default_factory=list
+    )  #: backends that a worker's tests have told, by pid and start
     open_pids: list[int] = field(default_factory=list)  #: of backends of the workers' own connections
     demands: list[Demand] = field(default_factory=list)  #: on each of them, of each worker
     notices: list[str] = field(default_factory=list)
@@ -102,6 +105,7 @@ class Tally:
             ],
             "servers": self.servers,
             "open_pids": self.open_pids,
+            "told": self.told,
             "visits": [visit.to_dict() for visit in self.visits],
             "demands": [demand.to_dict() for demand in self.demands],
             "notices": self.notices,
@@ -123,6 +127,7 @@ class Tally:
         self.visits += [Visit.from_dict(visit) for visit in plain["visits"]]
         self.servers += plain["servers"]
         self.open_pids += plain["open_pids"]
+        self.told += plain["told"]
         self.demands += [Demand(**demand) for demand in plain["demands"]]
         self.pool_rows = gathered([*self.pool_rows, *map(PoolRow.from_dict, plain["pool_rows"])])
         for function, was_needed in plain["marked"].items():

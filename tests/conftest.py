@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio  # noqa: F401 - as below: an inner run's own would have other exceptions
 import importlib.metadata
 import json
 import os

@@ -71,8 +71,9 @@ def test_what_a_wider_fixture_keeps_is_silent(family):
     family(LAZY).assert_silent(passed=3)
 
 
-def test_a_child_process_fails_the_test_that_started_it(family):
-    run = family("def test_before(): pass\ndef test_it(): start()\ndef test_later(): pass\n")
+@pytest.mark.parametrize("processes", [(), ("-n1",)], ids=["alone", "xdist"])
+def test_a_child_process_fails_the_test_that_started_it(family, processes):
+    run = family("def test_before(): pass\ndef test_it(): start()\ndef test_later(): pass\n", *processes)
     assert left(run) == [("test_it", "a child process of this run", "failed")]
     run.assert_outcomes(passed=3, failed=1)
     family("def test_it(): stop(start())\ndef test_later(): pass\n").assert_silent(passed=3)
