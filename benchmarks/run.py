@@ -14,6 +14,7 @@ import pairs
 import psycopg2
 import psycopg_pool_pairs
 import pytest
+import servers
 import sqlalchemy_pairs
 import suites
 from rows import table
@@ -27,7 +28,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="exit with 1 if a limit is exceeded")
     parser.add_argument("--pair-rounds", type=int, default=400, metavar="N", help="default: %(default)s")
     parser.add_argument("--suite-rounds", type=int, default=30, metavar="N", help="default: %(default)s")
-    parser.add_argument("--only", choices=("pairs", "empty", "database"), help="measure a part")
+    parser.add_argument("--only", choices=("pairs", "empty", "database", "servers"), help="measure a part")
     arguments = parser.parse_args()
 
     print(
@@ -45,6 +46,7 @@ def main() -> int:
         "pairs": lambda: [row for library in PAIRS for row in library.rows(arguments.pair_rounds)],
         "empty": lambda: suites.empty_rows(arguments.suite_rounds),
         "database": lambda: suites.database_rows(arguments.suite_rounds),
+        "servers": lambda: servers.rows(arguments.suite_rounds),
     }
     rows = [row for name, measure in measures.items() if arguments.only in (None, name) for row in measure()]
     print(table(rows))
