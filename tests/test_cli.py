@@ -125,7 +125,7 @@ kept = ThreadedConnectionPool(2, 3, DSN)
     table = section[section.index(" conns  tests") : section.index("====", section.index(" conns  tests"))]
     assert table in shown
     assert "idle in a pool still open at the end, made at test_suite.py" in table
-    assert "= poolguard: 1 leak, 1 expected leak, 2 sites =" in shown
+    assert "= poolguard: 1 leak, 1 expected leak, 2 sites, 2 tests =" in shown
     assert "hint: " in shown
     assert "connections taken from" not in shown
     assert main(["show", "-v", str(suite.path / "findings.json")]) == 0
@@ -221,7 +221,7 @@ def python(*arguments, **given):
 def test_it_is_a_module_that_runs(shards, tmp_path):
     done = python("show", shards[0], env=os.environ | {"PYTHONIOENCODING": "ascii", "COLUMNS": "80"})
     assert (done.returncode, done.stderr) == (0, "")
-    assert "= poolguard: 4 leaks, 2 sites =" in done.stdout
+    assert "= poolguard: 4 leaks, 2 sites, 4 tests =" in done.stdout
     done = python("merge", shards[0])
     assert done.returncode == 2
     assert "the following arguments are required: -o/--out" in done.stderr

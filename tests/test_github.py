@@ -80,7 +80,7 @@ def test_the_job_summary_has_a_table(actions, processes):
     actions.run(SUITE, *processes)
     first, title, empty, head, line, *rows = (actions.path / "summary.md").read_text().splitlines()
     assert (first, empty) == ("An earlier part.", "")
-    assert title == "### poolguard&#58; 6 leaks, 1 expected leak, 3 sites"
+    assert title == "### poolguard&#58; 6 leaks, 1 expected leak, 3 sites, 7 tests"
     assert (head, line) == ("| | tests | what | where | hint |", "| --- | ---: | --- | --- | --- |")
     cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows if row]
     assert [(cell[0], cell[1], cell[2]) for cell in cells] == [

@@ -47,7 +47,7 @@ def assert_that_b_waits_for_a(text, name):
 
 
 def test_a_test_that_pytest_timeout_ends_is_told_what_it_waited_for(stuck, name):  # noqa: F811
-    run = stuck(HANGS + "def test_b():\n    wait()\n", "--timeout=2", "--timeout-method=signal")
+    run = stuck(HANGS + "def test_b():\n    wait()\n", "-p", "timeout", "--timeout=2", "--timeout-method=signal")
     run.assert_outcomes(passed=1, failed=1)
     assert "Timeout" in run.text
     assert "s into the test body:" in section(run)
@@ -80,7 +80,7 @@ def test_b():
 def test_one_that_is_killed_with_the_process_is_told_before(stuck, name):  # noqa: F811
     run = stuck(
         "def test_b():\n    execute(connect(), 'LOCK TABLE NAME')\n",
-        *("--timeout=3", "--timeout-method=thread"),
+        *("-p", "timeout", "--timeout=3", "--timeout-method=thread"),
         subprocess=True,
     )
     assert run.data == {}  # there was no end
