@@ -92,6 +92,8 @@ class Aftermath:
     def at_end_of_controller(self) -> list[Finding]:
         """What all workers have left: they have come to their ends, and their processes are still there."""
         line = line_of(sys.modules) or imported_line()
+        if line is None and self._tally.servers:
+            self._tally.notices.append("no library here can ask a server: what is left there is not checked")
         if line is not None:
             servers = self._tally.servers + self._foreigners.announced.servers
             for plain in sorted(servers, key=_asked):
@@ -144,7 +146,7 @@ class Aftermath:
         findings += [self._describe.backend(o, row.words(self._shown), ENDED) for o, row in remains.ended.items()]
         findings += self._foreigners.of_crashed(remains)
         named = [row for row in remains.named if self._foreigners.may_judge(row)]
-        if any(server.knows_us for server in servers):
+        if all(server.knows_us for server in servers):
             findings += self._foreigners.findings(remains.look, named, sure=sure, nodeid=nodeid)
         elif named:
             self._tally.notices.append(
@@ -179,7 +181,7 @@ class Aftermath:
         """End the backends of findings, but for those that somebody keeps on purpose."""
         told = {finding.backend_pid: finding for finding in findings}
         own = {o: row for o, row in remains.own.items() if row.pid in told and told[row.pid].verdict == FAILED}
-        rows = [*own.values(), *remains.ended.values(), *remains.named]
+        rows = [*own.values(), *remains.ended.values(), *remains.named, *remains.crashed]
         rows = [row for row in rows if row.pid in told]
         for pid in self._watch.end(min(servers, key=_sees_little), rows) if rows else ():
             told[pid].note = "; ".join(part for part in (told[pid].note, "poolguard has ended it") if part)
@@ -195,6 +197,12 @@ class Aftermath:
                 self._tally.notices.append(f"{visit.name} was restarted: what was open there before is gone")
         self._note_lasting(servers, remains)
         visit.idle = sum(opening.pool is not None and opening.pool.is_open() for opening in remains.own)
+        told = {finding.backend_pid for finding in self._tally.outside}
+        for pid in set(self._tally.open_pids).intersection(remains.look.backends):  # the workers'
+            if pid in told:
+                visit.left += 1
+            else:
+                visit.idle += 1
         visit.meet(remains.strangers)
         new = [row for row in remains.strangers if not any(server.was_here(row) for server in servers)]
         visit.came = sum(not RunName.is_on_a_run(row.application) for row in new)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 
 from pytest_poolguard.describe import Describe
-from pytest_poolguard.findings import Finding
+from pytest_poolguard.findings import FAILED, Finding
 from pytest_poolguard.foreigners import Foreigners
 from pytest_poolguard.leftovers import Leftovers
 from pytest_poolguard.owners import Owners
@@ -93,8 +93,12 @@ class EachTest:
         look, rows = found
         if not rows or any(map(self._foreigners.is_own, self._owners.fixtures)):
             return []  # a fixture may still end the process: the end of the run tells
-        self._foreigners.told.update((row.pid, row.start) for row in rows)
-        return self._foreigners.findings(look, rows, sure=True, nodeid=test.nodeid)
+        findings = self._foreigners.findings(look, rows, sure=True, nodeid=test.nodeid)
+        # What another test has started, or nobody knows who, the end of the run tells, too.
+        own = [one for one in findings if one.nodeid == test.nodeid and one.verdict == FAILED]
+        told = {finding.backend_pid for finding in own}
+        self._foreigners.told.update((row.pid, row.start) for row in rows if row.pid in told)
+        return own
 
 
 def _identity(server: Server) -> object:

@@ -5,7 +5,6 @@ None of them keeps a connection or a pool alive.
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 import weakref
@@ -19,8 +18,6 @@ from pytest_poolguard.origin import Origin
 
 __all__ = ["Checkout", "Limits", "Make", "Opening", "Owner", "Pool", "Reference", "Supply", "Task"]
 
-#: The end of a label: ``(1..10)``.
-SIZE = re.compile(r"\.\.(\d+)\)$")
 #: Makes what refers to an object without keeping it alive: called, it returns the object, or None.
 Reference = Callable[[Any], Callable[[], Any]]
 
@@ -87,6 +84,7 @@ class Pool:
         "made",
         "made_known",
         "make",
+        "most",
         "owner",
         "phase",
         "ref",
@@ -109,6 +107,9 @@ class Pool:
         self.ref = reference(pool)
         self.driver = driver
         self.terms = driver.terms(pool)
+        capacity = getattr(driver, "capacity", None)
+        #: Connections that it hands out at most; 0 where there is no limit, or none is known.
+        self.most: int = (capacity(pool) if capacity is not None else None) or 0
         self.label = label  #: class and size: ``ThreadedConnectionPool(1..10)``
         self.made = made
         self.made_known = made_known  #: else ``made`` is where it was first used
@@ -117,12 +118,6 @@ class Pool:
         self.phase = owner.phase
         self.was_closed = False  #: by somebody's call
         self.told = False  #: it was reported that it is not closed
-
-    @property
-    def most(self) -> int:
-        """Connections that it opens at most, as its label has it; 0 where there is no limit, or none is known."""
-        size = SIZE.search(self.label)
-        return int(size[1]) if size is not None else 0
 
     def is_open(self) -> bool:
         """Whether the pool still exists and can hand out connections."""

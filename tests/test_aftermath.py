@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import psycopg2
 import pytest
+
+from pytest_poolguard.server.processes import still_running
 
 #: A child process that connects, says so, and stays until it is told to go.
 CHILD = """
@@ -84,7 +90,7 @@ def test_a_child_process_that_is_still_connected_fails_the_run_and_names_the_tes
         [
             "test_suite.py::test_starts",
             "1 connection that a child process of this run opened is still open on the server",
-            "  opened while test_suite.py::test_starts ran",
+            "  it, or the process that opened it, came up while test_suite.py::test_starts ran",
             "  backend pid *, idle for *, connected for *, last statement: SELECT ?",
             "  note: still running: pid * (*python* child.py)",
             "  hint: end the process at the end of the test, or in the fixture, that starts it",
@@ -120,7 +126,7 @@ def test_a_child_process_of_no_test_is_a_warning(family):
     run = family("start()\n")
     assert left(run) == [("", "a child process of this run", "warned")]
     assert run.result.ret == 0
-    assert "opened while no test ran" in run.text
+    assert "came up while no test ran" in run.text
 
 
 def test_a_connection_of_a_library_that_is_not_watched_is_a_warning(suite):
@@ -137,6 +143,72 @@ def test_it():
     )
     assert left(run) == [("test_it", "an unwatched library or a child process", "warned")]
     assert run.result.ret == 0
+
+
+POOL = """
+from concurrent.futures import ProcessPoolExecutor
+import multiprocessing
+
+def connect():
+    children.append(psycopg2.connect(DSN))
+
+executor = ProcessPoolExecutor(1, multiprocessing.get_context("METHOD"))
+
+def test_it():
+    executor.submit(connect).result()
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_process_that_python_ends_with_its_own_is_a_warning(family, method):
+    """A pool of processes that a module keeps may serve the whole run."""
+    run = family(POOL.replace("METHOD", method))
+    assert left(run) == [("test_it", "a child process of this run", "warned")]
+    assert run.result.ret == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system does not tell of its processes")
+def test_a_process_has_its_name_and_no_longer_one(monkeypatch):
+    """That of worker gw10 is none of gw1's."""
+    monkeypatch.setenv("PGAPPNAME", "poolguard/0badcafe/gw10")
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        found = {name: still_running(f"poolguard/0badcafe/{name}") for name in ("gw10", "gw1")}
+        assert [(one.pid, one.is_left) for one in found["gw10"]] == [(child.pid, True)]
+        assert abs(found["gw10"][0].started - time.time()) < 5
+        assert not any(one.is_named for one in found["gw1"])
+    finally:
+        child.communicate(b"\n")
+
+
+def test_a_statement_that_waits_is_told_with_what_it_waits_for(suite):
+    run = suite.run(
+        """
+def test_it():
+    first = psycopg2.connect(DSN)
+    cursor = first.cursor()
+    cursor.execute("SELECT pg_advisory_lock(4711)")
+    time.sleep(0.3)
+    cursor.execute("SELECT 1")
+    second = psycopg2.connect(DSN)
+    threading.Thread(target=wait, args=(second,), daemon=True).start()
+    time.sleep(0.3)
+    kept.append((first, second))
+
+def wait(conn):
+    conn.cursor().execute("SELECT pg_advisory_lock(4711)")
+
+kept = []
+""",
+        "-v",
+        subprocess=True,
+    )
+    run.result.stdout.fnmatch_lines_random(
+        [
+            "*idle in transaction for *, its transaction open for *",
+            "*active for *, waiting for Lock advisory, *",
+        ]
+    )
 
 
 def test_a_stranger_is_one_line_and_fails_nothing(family):
@@ -297,6 +369,13 @@ def test_what_a_crashed_worker_has_left_is_named_from_what_had_arrived(family, w
     assert (finding["acquired"] and finding["acquired"]["text"], finding["opened_by"]) == (line, opened_by)
     assert finding["worker"] == "gw0"
     assert run.data["faults"] == []
+
+
+def test_terminate_ends_what_a_crashed_worker_has_left(family):
+    source = CRASH.replace("CONNECT", "psycopg2.connect(DSN)").replace("WHEN", "'before'")
+    run = family(source, "-n1", "--max-worker-restart=0", "--poolguard-terminate")
+    (finding,) = [f for f in run.findings if f["kind"] == "server_backend"]
+    assert finding["note"].endswith("poolguard has ended it")
 
 
 def test_a_crashed_worker_that_has_nothing_open_leaves_nothing(family):

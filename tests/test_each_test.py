@@ -176,3 +176,24 @@ def test_a_connection_of_ours_that_is_cut_is_made_anew(family):
     run = family(CUT)
     assert left(run) == [("test_starts", "a child process of this run", "failed")]
     assert run.data["notices"] == []
+
+
+LATER = """
+def test_starts():
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", "input(); " + open("child.py").read()]
+    time.sleep(0.3)  # the system counts the time of its start in ticks
+    children.append(subprocess.Popen(command, stdin=pipe, stdout=pipe))
+    time.sleep(0.3)
+
+def test_makes_it_connect():
+    children[0].stdin.write(b"now\\n")
+    children[0].stdin.flush()
+    assert children[0].stdout.readline() == b"connected\\n"
+"""
+
+
+def test_a_process_that_connects_during_a_later_test_is_that_ones_that_started_it(family):
+    run = family(LATER)
+    assert left(run) == [("test_starts", "a child process of this run", "failed")]
+    run.assert_outcomes(passed=3, errors=1)

@@ -292,13 +292,19 @@ def test_a_backend_left_on_the_server_is_told_with_its_words():
     server = {
         "state": "idle",
         "state_seconds": "2.5",
+        "transaction_seconds": "2.5",
+        "waits_for": "",
         "age_seconds": "61",
         "application": "shop",
         "statement": "SELECT ?",
     }
     group = [
         finding("server_backend", backend_pid=7, server=server),
-        finding("server_backend", backend_pid=8, server={"age_seconds": "1"}),
+        finding(
+            "server_backend",
+            backend_pid=8,
+            server={"age_seconds": "1", "state_seconds": "0", "transaction_seconds": "0", "waits_for": ""},
+        ),
     ]
     text = block(group)
     assert text.startswith("2 connections that this run opened are still open on the server\n")

@@ -26,6 +26,8 @@ __all__ = ["age", "block", "blocks", "grouped"]
 ENDS = {"test": "the test ended", "fixture": "the fixture ended", "session": "the run ended"}
 PHASES = {"setup": "set-up", "body": "body", "teardown": "teardown"}
 MINUTE = 60
+#: Seconds by which two durations have to differ for both to be told.
+NOTEWORTHY = 0.1
 #: Frames shown without -v: so many outermost ones, so many innermost ones.
 OUTER, INNER = 2, 6
 #: Groups of findings that one test's report shows as blocks without -v, and how many more as a line each.
@@ -201,7 +203,8 @@ def _opened(finding: Finding) -> str:
     """Where or when a backend's connection was opened."""
     if not finding.opened_by:
         return f"opened in {_owner(finding)}"
-    return f"opened while {finding.nodeid} ran" if finding.nodeid else "opened while no test ran"
+    when = f"{finding.nodeid} ran" if finding.nodeid else "no test ran"
+    return f"it, or the process that opened it, came up while {when}"
 
 
 def _kind(finding: Finding) -> str:
@@ -250,6 +253,12 @@ def _backend(finding: Finding) -> str:
     parts = [f"backend pid {finding.backend_pid}", server.get("state", "")]
     if parts[1]:
         parts[1] += f" for {age(float(server['state_seconds']))}"
+    # A statement, or none, after others: the transaction is older than its present state.
+    open_for, state_for = float(server["transaction_seconds"]), float(server["state_seconds"])
+    if open_for > state_for + NOTEWORTHY:
+        parts.append(f"its transaction open for {age(open_for)}")
+    if server["waits_for"]:
+        parts.append(f"waiting for {server['waits_for']}")
     parts.append(f"connected for {age(float(server['age_seconds']))}")
     if server.get("application") and not server["application"].startswith(PREFIX):
         parts.append(f"application {server['application']}")

@@ -24,6 +24,7 @@ SELECT pid, coalesce(backend_type, ''), coalesce(state, ''), coalesce(applicatio
        extract(epoch FROM clock_timestamp() - backend_start)::float8,
        extract(epoch FROM backend_start)::float8,
        coalesce(datname::text, ''), coalesce(extract(epoch FROM clock_timestamp() - xact_start), 0)::float8,
+       CASE WHEN state = 'active' THEN coalesce(wait_event_type || ' ' || wait_event, '') ELSE '' END,
        current_setting('max_connections')::int4,
        current_setting('superuser_reserved_connections')::int4
          + coalesce(current_setting('reserved_connections', true), '0')::int4,
@@ -52,6 +53,7 @@ class Backend:
     start: float | None  #: by the server's clock
     database: bytes = b""
     transaction_age: float = 0.0  #: seconds; 0 where none is open
+    waits_for: bytes = b""  #: what its statement waits for: ``Lock transactionid``
 
     @property
     def is_client(self) -> bool:
@@ -68,6 +70,8 @@ class Backend:
         return {
             "state": STATES.get(self.state) or printable(text_of(self.state)),
             "state_seconds": f"{self.state_age:.3f}",
+            "transaction_seconds": f"{self.transaction_age:.3f}",
+            "waits_for": printable(text_of(self.waits_for)),
             "age_seconds": f"{self.age or 0:.3f}",
             "application": printable(text_of(self.application)),
             "statement": shown(self.query),

@@ -18,7 +18,7 @@ class Demand:
     """The largest pool that a process of the run has on a server, and what was free there when it came."""
 
     server: str
-    most: int  #: connections that the pool opens at most
+    most: int  #: connections that the pool hands out at most
     made: str  #: where the pool was made
     free: int
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ PROC = Path("/proc")
 WIDTH = 60
 #: A server that the run has started bears the run's name, too.
 SERVERS = ("postgres", "postmaster")
+#: In the command lines of processes that Python ends when it ends itself: those of multiprocessing.
+ENDED_BY_PYTHON = ("from multiprocessing.", "--multiprocessing-fork")
 #: What Python starts for itself.
 HOUSEHOLD = ("multiprocessing.resource_tracker", "multiprocessing.semaphore_tracker")
 ZOMBIE = "Z"
@@ -37,9 +40,19 @@ class Process:
     state: str
     name: str
     command: str
+    started: float = 0.0  #: in seconds since the epoch
+    is_named: bool = (
+        False  #: it has the name that was asked for in its environment, and so was started by a program
+    )
+
+    @property
+    def is_left(self) -> bool:
+        """Whether it outlives the process that has started it: Python ends those of its own pools."""
+        return self.is_named and not any(words in self.command for words in ENDED_BY_PYTHON)
 
     def __str__(self) -> str:
-        return f"pid {self.pid} ({self.command})"
+        short = self.command if len(self.command) <= WIDTH else self.command[: WIDTH - 1] + "…"
+        return f"pid {self.pid} ({short})"
 
 
 def still_running(name: str) -> list[Process]:
@@ -47,9 +60,9 @@ def still_running(name: str) -> list[Process]:
 
     Those of other users can't be seen, nor can any where the system has no ``/proc``.
     """
-    processes = {process.pid: process for process in _all()}
+    processes = {process.pid: process for process in _all(f"{VARIABLE}={name}".encode())}
     those = [process for process in processes.values() if process.pid != os.getpid() and _may_connect(process)]
-    found = [process for process in those if _is_named(process.pid, name)]
+    found = [process for process in those if process.is_named]
     found = found or [process for process in those if os.getpid() in _ancestors(process, processes)]
     return sorted(found, key=lambda process: process.pid)
 
@@ -59,25 +72,27 @@ def _may_connect(process: Process) -> bool:
     return process.state != ZOMBIE and process.name not in SERVERS and not is_household
 
 
-def _all() -> Iterator[Process]:
+def _all(name: bytes) -> Iterator[Process]:
+    if not PROC.is_dir():
+        return
     with contextlib.suppress(OSError):
+        booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
         for folder in PROC.iterdir():
             with contextlib.suppress(OSError, ValueError):  # it is over, or it is another's
-                pid = int(folder.name)
-                # "pid (name) state parent": the name may hold anything
-                start, _, rest = (folder / "stat").read_text("utf-8", "replace").rpartition(")")
-                state, parent = rest.split()[:2]
-                program, *words = (folder / "cmdline").read_text("utf-8", "replace").split("\0")
-                command = redacted(printable(" ".join((os.path.basename(program), *words)).strip()))
-                short = command if len(command) <= WIDTH else command[: WIDTH - 1] + "…"
-                yield Process(pid, int(parent), state, start.partition("(")[2], short)
+                yield _read(folder, int(folder.name), booted, name)
 
 
-def _is_named(pid: int, name: str) -> bool:
-    with contextlib.suppress(OSError):
-        environ = (PROC / str(pid) / "environ").read_bytes().split(b"\0")
-        return any(entry.startswith(f"{VARIABLE}={name}".encode()) for entry in environ)
-    return False
+def _read(folder: Path, pid: int, booted: float, name: bytes) -> Process:
+    # "pid (name) state parent …", and the time of the start as the 22nd: the name may hold anything
+    begin, _, rest = (folder / "stat").read_text("utf-8", "replace").rpartition(")")
+    values = rest.split()
+    program, *words = (folder / "cmdline").read_text("utf-8", "replace").split("\0")
+    command = redacted(printable(" ".join((os.path.basename(program), *words)).strip()))
+    is_named = False
+    with contextlib.suppress(OSError):  # another user's
+        is_named = name in (folder / "environ").read_bytes().split(b"\0")
+    started = booted + int(values[19]) / os.sysconf("SC_CLK_TCK")
+    return Process(pid, int(values[1]), values[0], begin.partition("(")[2], command, started, is_named)
 
 
 def _ancestors(process: Process, processes: dict[int, Process]) -> set[int]:

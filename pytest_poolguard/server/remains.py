@@ -26,6 +26,7 @@ class Remains:
     ended: dict[Opening, Backend] = field(default_factory=dict)  #: closed here; the server is not through yet
     named: list[Backend] = field(default_factory=list)  #: no connection of this process, but with the run's name
     strangers: list[Backend] = field(default_factory=list)
+    crashed: list[Backend] = field(default_factory=list)  #: of these two, those of xdist workers that are gone
 
     @classmethod
     def of(

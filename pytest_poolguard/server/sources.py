@@ -57,8 +57,10 @@ class Sources:
         if EXECUTORS not in sys.modules and f"{EXECUTORS}s" not in sys.modules:
             return
         executor = fixture.value()
+        if not type(executor).__module__.startswith(EXECUTORS):
+            return
         line = line_of(sys.modules)
-        if line is None or not type(executor).__module__.startswith(EXECUTORS):
+        if line is None:
             return
         stops = "noop" not in type(executor).__module__
         known = {name: getattr(executor, attribute, None) for name, attribute in ATTRIBUTES.items()}

@@ -31,6 +31,15 @@ class Windows:
         """Whether a moment is after all that has been seen."""
         return all(tests[-1][0] < moment for tests in self._tests.values() if tests)
 
+    def tests_within(self, worker: str, first: float, last: float) -> set[str]:
+        """The tests that ran on a worker at any moment between two."""
+        begins, tests = self._begins[worker], self._tests[worker]
+        number, found = bisect_right(begins, last) - 1, set()
+        while number >= 0 and tests[number][0] >= first:
+            found.add(tests[number][1])
+            number -= 1
+        return found
+
     def test_at(self, worker: str, moment: float) -> str:
         """The test that ran on a worker at a moment; empty where none did, or its end has not been seen."""
         number = bisect_right(self._begins[worker], moment) - 1
