@@ -130,6 +130,9 @@ class Aftermath:
         """Look at a server for the last time; None where it can't be asked."""
         self._visited.update(servers)
         self._candidates = self._leftovers.candidates()
+        for opening in self._candidates:  # many may have been opened since
+            if opening.server in self._watch.servers:
+                self._watch.servers[opening.server].remember(opening)
         known = frozenset(self._leftovers.known_pids()).union(self._tally.open_pids)
         remains = settled(lambda: self._look(servers, is_ours, known))
         if remains is None:

@@ -194,6 +194,26 @@ each = pytest.mark.parametrize(("connect", "call", "cls"), CONNECT, ids=["asyncp
 
 
 @each
+def test_every_connection_that_is_left_is_told_not_only_the_first(run, connect, call, cls, processes):
+    source = f"async def test_it():\n    for _ in range(3): kept.append(await {call})\n"
+    assert left(run(source, *processes)) == [("test_it", "test", "test_it", "failed")] * 3
+
+
+@each
+def test_one_that_was_left_long_ago_is_told(run, connect, call, cls, monkeypatch):
+    """Of many connections to a server only the latest are remembered."""
+    monkeypatch.setattr(watch_module, "REMEMBERED", 2)
+    source = f"""
+async def test_it():
+    kept.append(await {call})
+    for _ in range(4):
+        conn = await {call}
+        await conn.close()
+"""
+    assert left(run(source)) == [("test_it", "test", "test_it", "failed")]
+
+
+@each
 def test_nobody_meets_our_look(run, connect, call, cls):
     """The task waits for it: what it counts next are its own."""
     run(

@@ -109,7 +109,7 @@ class Psycopg:
             if watch.active:
                 with watch.noting("a new connection"):
                     opening = watch.ledger.opening(connection)
-                    if opening is not None and opening.server is not None and watch.is_first(opening):
+                    if opening is not None and opening.server is not None:
                         asker = driver._asker(connection)
                         await first_look(watch, opening, lambda: asker, connection.pgconn.finish)
             return connection
