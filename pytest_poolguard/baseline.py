@@ -6,14 +6,13 @@ for the tests that the site was found in: only when those have run can it be sai
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pytest_poolguard.findings import Finding
 from pytest_poolguard.identity import test_of
+from pytest_poolguard.whole_file import write_whole
 
 __all__ = ["EVERY_TEST", "Baseline", "Entry", "entry_of", "joined", "read", "tests_of", "write"]
 
@@ -136,14 +135,4 @@ def write(path: str, entries: Iterable[Entry]) -> None:
     """Write the file whole or not at all, and the folders that it needs; raises OSError where that fails."""
     ordered = sorted(entries, key=lambda entry: (entry.site, entry.kind, entry.fingerprint))
     text = HEADER + "".join(f"{entry}\n" for entry in ordered)
-    path = os.path.realpath(path)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    unfinished = f"{path}.{os.getpid()}"
-    try:
-        with open(unfinished, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        os.replace(unfinished, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.remove(unfinished)
-        raise
+    write_whole(path, text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Iterable
@@ -10,6 +9,7 @@ from typing import Any
 
 from pytest_poolguard.redaction import redacted
 from pytest_poolguard.tally import Tally
+from pytest_poolguard.whole_file import write_whole
 
 __all__ = ["FORMAT", "VERSION", "as_json", "sites", "write", "write_plain"]
 
@@ -73,14 +73,4 @@ def write_plain(path: str, plain: dict[str, Any]) -> None:
         with open(path, "a", encoding="utf-8") as file:
             file.write(text)
         return
-    path = os.path.realpath(path)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    unfinished = f"{path}.{os.getpid()}"
-    try:
-        with open(unfinished, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(unfinished, path)
-    except BaseException:  # Ctrl-C included
-        with contextlib.suppress(OSError):
-            os.remove(unfinished)
-        raise
+    write_whole(path, text)
