@@ -17,7 +17,7 @@ def write_whole(path: str, text: str) -> None:
         with open(unfinished, "w", encoding="utf-8", newline="\n") as file:
             file.write(text)
         os.replace(unfinished, path)
-    except OSError:
+    except BaseException:  # an interruption, too
         with contextlib.suppress(OSError):
             os.remove(unfinished)
         raise
