@@ -230,7 +230,7 @@ def test_a_backend_left_on_the_server_has_a_section_of_its_own_with_its_worker()
         "session",
         "session",
         acquired=Place("shop.py", 3, "connect", "…"),
-        server={"age_seconds": "1"},
+        server={"age_seconds": "1", "state_seconds": "0", "transaction_seconds": "0", "waits_for": ""},
         worker="gw1",
     )
     tally = Tally(patched=["p"], pools=1)
