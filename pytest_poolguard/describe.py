@@ -71,6 +71,11 @@ class Describe:
             _tell_of_cancellation(finding, checkout, checkout.task.awaited_by)
         return finding
 
+    def cure(self, checkout: Checkout) -> str:
+        """What the code that took a connection should do, whatever state that is in."""
+        hints = self._hints_of(checkout)
+        return hints.hint(checkout, hints.keeper(checkout), connection_closed=False, broken=False)
+
     def holding(self, checkout: Checkout) -> Finding:
         """A connection that is out, which need not be wrong: who has it."""
         finding = self._checkout(CHECKED_OUT, checkout)

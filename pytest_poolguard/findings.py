@@ -17,6 +17,7 @@ from pytest_poolguard.origin import Place
 __all__ = [
     "CHECKED_OUT",
     "DIRTY_RETURN",
+    "ERROR_PATH",
     "EXPECTED",
     "FAILED",
     "HELD_TOO_LONG",
@@ -42,6 +43,7 @@ DIRTY_RETURN = "dirty_return"
 NESTED = "nested"
 NOT_CLOSED = "not_closed"
 POOL_NOT_CLOSED = "pool_not_closed"
+ERROR_PATH = "error_path"
 SERVER_BACKEND = "server_backend"
 
 
@@ -62,6 +64,9 @@ WORDS = {
     NESTED: Words("taken while another was held", "nested checkout", "nested checkouts", "nested"),
     NOT_CLOSED: Words("never closed", "connection not closed", "connections not closed", "not closed"),
     POOL_NOT_CLOSED: Words("never closed", "pool not closed", "pools not closed", "pool not closed", "pool"),
+    ERROR_PATH: Words(
+        "never returned after a fault", "leaking error path", "leaking error paths", "after a fault"
+    ),
     SERVER_BACKEND: Words("left open", "connection left on the server", "connections left on the server"),
 }
 
@@ -77,7 +82,16 @@ IGNORED = "ignored"  # by the settings, with a reason
 CHILD = "a child process"
 
 #: The fields of a finding that are places.
-PLACES = ("pool_made", "acquired", "called_from", "closed_at", "first_at", "returned_at", "thread_place")
+PLACES = (
+    "pool_made",
+    "acquired",
+    "called_from",
+    "closed_at",
+    "first_at",
+    "returned_at",
+    "struck_at",
+    "thread_place",
+)
 
 
 @dataclass
@@ -102,6 +116,9 @@ class Finding:
     first_at: Place | None = None  #: where its holder had taken one before, for a ``nested``
     starves_at: int | None = None  #: the biggest pool in which those who did so would starve, likewise
     returned_at: Place | None = None  #: where it was given back, for a ``dirty_return``
+    fault: str = ""  #: "kill", "error", "cancel" or "refuse", for an ``error_path``
+    struck_at: Place | None = None  #: the line at which that fault was felt, likewise
+    followed: str = ""  #: the exception that followed, likewise
     thread: str = "MainThread"
     task: str = ""  #: the name of an asyncio task; empty for code that is not asynchronous
     thread_place: Place | None = None  #: where a holder, thread or task, that still runs is now
@@ -148,7 +165,7 @@ class Finding:
         """The same for the same leak after edits above it, on every worker, machine and operating system."""
         places = (self.acquired, self.called_from, self.first_at)
         calls = [place.call for place in places if place is not None]
-        parts = [self.kind, self.library, self.lasting_site, *calls]
+        parts = [self.kind, self.library, self.lasting_site, *calls, *([self.fault] if self.fault else [])]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, Any]:

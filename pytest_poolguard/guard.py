@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -46,6 +46,9 @@ from pytest_poolguard.this_run import ThisRun, in_force, now
 from pytest_poolguard.tolerance import Tolerance
 from pytest_poolguard.unclosed import Unclosed
 
+if TYPE_CHECKING:
+    from pytest_poolguard.faults.course import Faults
+
 __all__ = ["Guard"]
 
 
@@ -75,12 +78,13 @@ class Guard:
         self._taken_before: int | None = None  #: connections, before the present test; None without a marker
         self.found: list[Finding] = []  #: of the present test, not yet settled
         limits = Limits(timeout=settings.timeout)
-        self.ledger = Ledger(self.clock, Owner("session", "session", limits=limits, phase=""), boundaries())
+        session = Owner("session", "session", limits=limits, phase="")
+        self.ledger = _ledger_class(settings)(self.clock, session, boundaries())
         self.owners = Owners(
             self.ledger, self._owner_ended, self._test_ends, self._teardown_begins, self._is_set_up
         )
         folded = (os.path.dirname(pytest.__file__), os.path.dirname(__file__))
-        self._tree = tree = SourceTree(str(config.rootpath), folded)
+        self.tree = self._tree = tree = SourceTree(str(config.rootpath), folded)
         self.describe = Describe(self.ledger, tree)
         self.bystanders = Bystanders(tree)
         self.judge = Judge(
@@ -128,6 +132,11 @@ class Guard:
         self.dump.with_stacks(functools.partial(self.refusals.note_end, "pytest-timeout ended the test"))
         self._drivers: dict[str, Driver] = {}
         self.added: list[AddedDriver] = []
+        self.faults: Faults | None = None
+        if settings.faults != "off":
+            from pytest_poolguard.faults.course import Faults  # noqa: PLC0415 - few runs strike any
+
+            self.faults = Faults(self, config, self._found_outside)
 
     # watching
 
@@ -183,6 +192,8 @@ class Guard:
     def stop(self) -> None:
         """Watch no longer, and give everything back as it was."""
         self.watch.active = False
+        if self.faults is not None:
+            self.faults.stop()
         if self.server is not None:
             self.server.stop()
         self.dump.stop()
@@ -196,6 +207,8 @@ class Guard:
             self.tally.notices.append(f"poolguard_dump_signal is without effect: {reason}")
 
     def _connected(self, opening: Opening, asker: Callable[[], Ask]) -> None:
+        if self.faults is not None:
+            self.faults.connected(opening, asker)
         if self.server is not None:
             self.server.connected(opening, asker)
 
@@ -233,6 +246,8 @@ class Guard:
         self.expected = expectations(item)
         self._taken_before = self.ledger.taken if has_own_marker(item) else None
         self.nesting.begin(self.expected.nesting(self.settings.nested))
+        if self.faults is not None:
+            self.faults.begin_test()
         self.owners.begin_test(item, self.expected.limits(self.settings.timeout))
         if self.server is not None:
             self.server.stuck.watch()
@@ -406,6 +421,14 @@ class Guard:
         words = self._on_server([opening for _, opening in findings])
         for finding, opening in findings:
             finding.server = words.get(opening, {})
+
+
+def _ledger_class(settings: Settings) -> type[Ledger]:
+    if settings.faults == "off":
+        return Ledger
+    from pytest_poolguard.faults.ledger import ListeningLedger  # noqa: PLC0415 - few runs strike faults
+
+    return ListeningLedger
 
 
 def _known(driver: Driver) -> str:

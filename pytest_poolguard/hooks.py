@@ -163,6 +163,8 @@ class ControllerHooks:
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         self.guard.name.part_of(node.workerinput["testrunuid"])
+        if self.guard.faults is not None:
+            node.workerinput.update(self.guard.faults.for_worker())
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
@@ -242,9 +244,11 @@ class TestHooks:
             self.guard.owners.enter("body")
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_teardown(self) -> Generator[None, None, None]:
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, None, None]:
         with self._at_teardown:
             self.guard.owners.enter("teardown")
+            if self.guard.faults is not None:
+                self.guard.faults.before_teardown(item)
         try:
             return (yield)
         finally:
@@ -272,6 +276,8 @@ class TestHooks:
         if self.guard.refusals.any:
             with self.guard.shield("looking at who had a pool's connections"):
                 self.guard.refusals.look(call.excinfo.value if call.excinfo is not None else None)
+        if self.guard.faults is not None and call.when == "teardown":
+            self.guard.faults.take_off(call)
         report = yield
         with self._at_lock:
             if self.guard.server is not None:
@@ -286,6 +292,8 @@ class TestHooks:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self.guard.deferral.saw(report)
+        if self.guard.faults is not None:
+            self.guard.faults.heard(report)
         if not self.guard.is_controller:
             self.guard.heard(report)
 

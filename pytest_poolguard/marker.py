@@ -35,6 +35,7 @@ class Expectations:
     timeout: float | None = None  #: seconds
     hold: float | None = None  #: seconds
     nested: bool | None = None
+    faults: bool | None = None
     leaks: int | Literal["any"] | None = None
     reason: str = ""
 
@@ -169,6 +170,7 @@ ARGUMENTS: dict[str, tuple[Callable[[object], bool], str]] = {
     "timeout": (_is_seconds, "a number of seconds greater than 0"),
     "hold": (_is_seconds, "a number of seconds greater than 0"),
     "nested": (_is_flag, "True or False"),
+    "faults": (_is_flag, "True or False"),
     "leaks": (_is_expectation, "a number of connections, 1 or more, or 'any'"),
     "reason": (_is_reason, "a text"),
 }

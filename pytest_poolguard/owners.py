@@ -7,11 +7,12 @@ extra times, with the wrong param, before pytest 9.2.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from types import CodeType, FrameType
 from typing import Any
@@ -167,6 +168,21 @@ class Owners:
         """The living fixtures that outlive an owner that has just ended."""
         width = SCOPES.index(owner.scope) if owner.kind == "fixture" else len(SCOPES)
         return [one for one in self.fixtures if SCOPES.index(one.scope) < min(width, len(SCOPES) - 1)]
+
+    # a test that is run again
+
+    @contextlib.contextmanager
+    def aside(self, on_end: Callable[[Owner], None], on_own_end: Callable[[Owner], None]) -> Iterator[None]:
+        """Let others hear of the ends of what is run in the midst of a test's teardown, which then goes on."""
+        before, present = dict(vars(self)), self.ledger.present
+        self.test = self._item = None
+        self._on_end, self._on_own_end = on_end, on_own_end
+        self._on_teardown = self._on_setup = lambda _: None
+        try:
+            yield
+        finally:
+            vars(self).update(before)
+            self.ledger.now_present(present)
 
     # a library that is imported in the middle of the run
 

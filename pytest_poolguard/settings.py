@@ -29,6 +29,7 @@ SERVER = ("session", "test", "off")
 SQL = ("shape", "full", "off")
 SIGNALS = ("SIGUSR1", "SIGUSR2")
 TOLD = ("warn", "fail", "off")
+FAULTS = ("fail", "warn", "off")
 
 
 def _one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
@@ -38,6 +39,15 @@ def _one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
         return text
 
     return parse
+
+
+def _faults(text: str) -> str:
+    """The flag's value may be left out: then what follows it is taken for that."""
+    if text not in FAULTS:
+        raise ValueError(
+            f"{text!r} is not one of {', '.join(FAULTS)} (before a path, give --poolguard-faults=fail)"
+        )
+    return text
 
 
 def _seconds(text: str) -> float:
@@ -99,6 +109,7 @@ class Option(NamedTuple):
     metavar: str
     env: str = ""
     ini: Literal["string", "linelist", ""] = "string"  #: the ini key's type; empty where there is only the flag
+    bare: str = ""  #: what the flag means without a value; empty where it needs one
 
     @property
     def is_switch(self) -> bool:
@@ -264,6 +275,30 @@ OPTIONS = (
         ini="linelist",
     ),
     Option(
+        "poolguard_faults",
+        _faults,
+        "off",
+        "run each test again with a fault at every place where it takes a connection: the server ends it, its "
+        "statement fails, its task is cancelled, the next checkout is refused. fail: what is not given back then "
+        "fails the run (the flag without a value); warn: it is reported; off: nothing is run again (default)",
+        "{" + ",".join(FAULTS) + "}",
+        bare="fail",
+    ),
+    Option(
+        "poolguard_faults_budget",
+        _limit,
+        None,
+        "seconds that a process may spend on running tests again under faults (default: as long as it takes)",
+        "SECONDS",
+    ),
+    Option(
+        "poolguard_faults_only",
+        str,
+        "",
+        "places that faults strike: FILE:FUNCTION, in which * matches anything (default: all)",
+        "PATTERN",
+    ),
+    Option(
         "poolguard_json",
         _file,
         "",
@@ -284,10 +319,11 @@ OPTIONS = (
 
 MARKER = "pool"
 MARKER_HELP = (
-    "pool(max=None, timeout=None, hold=None, nested=None, leaks=None, reason=None): limits for the connection "
-    "pools during the test. max: connections that each pool hands out at once; timeout: seconds that taking one "
+    "pool(max=None, timeout=None, hold=None, nested=None, faults=None, leaks=None, reason=None): limits for the "
+    "connection pools during the test. max: connections that each pool hands out at once; timeout: seconds that taking one "
     "may block; hold: seconds that one may be out; nested: whether a thread or task may take one while it holds "
-    "another; leaks: how many connections the test is expected to leak, or 'any', with a reason. "
+    "another; faults: False where the test is not to be run again under faults; leaks: how many connections the "
+    "test is expected to leak, or 'any', with a reason. "
     "(pytest-poolguard)"
 )
 
@@ -316,6 +352,9 @@ class Settings(NamedTuple):
     update_baseline: bool
     strict_baseline: bool
     ignore: tuple[Ignored, ...]
+    faults: str
+    faults_budget: float | None
+    faults_only: str
     json: str
     selftest: bool
 
@@ -327,6 +366,8 @@ def add_options(parser: pytest.Parser) -> None:
         given: dict[str, Any] = {"metavar": option.metavar}
         if option.is_switch:
             given = {"action": "store_const", "const": "true"}
+        elif option.bare:
+            given |= {"nargs": "?", "const": option.bare}
         group.addoption(option.flag, dest=option.name, default=None, help=option.help, **given)
         if option.ini:
             parser.addini(option.name, option.help, type=option.ini, default=None)

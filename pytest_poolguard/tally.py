@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,6 +13,9 @@ from pytest_poolguard.pools_seen import PoolRow, gathered
 from pytest_poolguard.server.census import Visit
 from pytest_poolguard.server.demand import Demand
 from pytest_poolguard.this_run import ThisRun
+
+if TYPE_CHECKING:
+    from pytest_poolguard.faults.account import Account
 
 __all__ = ["ATTRIBUTE", "Tally", "carried_by"]
 
@@ -45,6 +48,7 @@ class Tally:
     notices: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)  #: what fails the run, and is no finding
     faults: list[str] = field(default_factory=list)
+    account: Account | None = None  #: of the faults that were struck on purpose
     refusals: list[dict[str, Any]] = field(default_factory=list)  #: of pools, as plain data
     #: Functions with a marker of their own whose tests have passed, and whether one of them may have needed it.
     marked: dict[str, bool] = field(default_factory=dict)
@@ -112,6 +116,7 @@ class Tally:
             "faults": self.faults,
             "pool_rows": [row.to_dict() for row in self.pool_rows],
             "marked": self.marked,
+            "account": self.account.to_dict() if self.account is not None else None,
         }
 
     def add_worker(self, name: str, plain: dict[str, Any] | None) -> None:
@@ -121,6 +126,8 @@ class Tally:
             self.notices.append(f"worker {name} ended without a word: what it left checked out is not judged")
             return
         self.add_outside([Finding.from_dict(finding) for finding in plain["outside"]])
+        if self.account is not None and plain["account"] is not None:
+            self.account.add(plain["account"])
         self.pools += plain["pools"]
         self.taken += plain["taken"]
         self.open_pools += [(place and Place(*place), count) for place, count in plain["open_pools"]]

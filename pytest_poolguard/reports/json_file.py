@@ -38,6 +38,7 @@ def as_json(tally: Tally) -> dict[str, Any]:
         "errors": [redacted(error) for error in tally.errors],
         "faults": [redacted(fault) for fault in tally.faults],
         "markers": tally.marked,
+        "struck": tally.account.to_dict() if tally.account is not None else None,
     }
 
 

@@ -12,6 +12,7 @@ from pytest_poolguard.failure import error
 from pytest_poolguard.findings import (
     CHECKED_OUT,
     DIRTY_RETURN,
+    ERROR_PATH,
     EXPECTED,
     FAILED,
     HELD_TOO_LONG,
@@ -147,7 +148,7 @@ def _table(findings: list[Finding], verbosity: int) -> list[str]:
     ranked = by_site(findings)
     shown = ranked if verbosity > 0 else ranked[:ROWS]
     kinds = {finding.kind for finding in findings}
-    if kinds <= {CHECKED_OUT, DIRTY_RETURN, HELD_TOO_LONG, NESTED}:
+    if kinds <= {CHECKED_OUT, DIRTY_RETURN, ERROR_PATH, HELD_TOO_LONG, NESTED}:
         took = "checked out at"
     else:
         took = "opened at" if kinds <= {SERVER_BACKEND, NOT_CLOSED} else "made or taken at"
@@ -189,6 +190,8 @@ def _notices(tally: Tally, verbosity: int) -> list[str]:
     refusals = [refusal for refusal in tally.refusals if refusal["error"]]
     if refusals:
         lines.append(f"poolguard: {_refused(refusals, verbosity)}")
+    if tally.account is not None:
+        lines += [f"poolguard: {redacted(line)}" for line in tally.account.lines(verbosity)]
     lines += [f"poolguard: {redacted(str(visit))}" for visit in tally.visits if visit.is_news or verbosity > 0]
     lines += [f"poolguard: {redacted(notice)}" for notice in tally.notices + tally.errors]
     shown = tally.faults if verbosity > 0 else tally.faults[:1]

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from pytest_poolguard.findings import (
     CHECKED_OUT,
     DIRTY_RETURN,
+    ERROR_PATH,
     HELD_TOO_LONG,
     NESTED,
     NOT_CLOSED,
@@ -19,6 +20,7 @@ from pytest_poolguard.findings import (
     counted,
 )
 from pytest_poolguard.origin import Place
+from pytest_poolguard.reports import error_paths
 from pytest_poolguard.server.run_name import PREFIX
 
 __all__ = ["age", "block", "blocks", "grouped"]
@@ -139,13 +141,14 @@ def _title(group: list[Finding]) -> str:
         return f"{connections(count)} that {first.opened_by or 'this run'} opened {still} on the server"
     if first.kind in (DIRTY_RETURN, NESTED):
         return f"{connections(count)} of {_pool(first)} {was} {_used_wrongly(group)}"
-    if first.kind == NOT_CLOSED:
-        return f"{connections(count)} {was} never closed"
+    if first.kind == ERROR_PATH:
+        return error_paths.title(group)
     if first.kind == POOL_NOT_CLOSED:
         holds = "which holds" if count == 1 else "which hold"
         backends = connections(sum(finding.backends for finding in group))
         return f"{counted(count, 'pool')} {was} never closed, {holds} {backends}: {_pool(first)}"
-    return f"{connections(count)} {was} never returned to {_pool(first)}"
+    what = "closed" if first.kind == NOT_CLOSED else f"returned to {_pool(first)}"
+    return f"{connections(count)} {was} never {what}"
 
 
 def _used_wrongly(group: list[Finding]) -> str:
@@ -170,6 +173,9 @@ def _facts(group: list[Finding], verbosity: int) -> list[str]:
         return _backends(group, verbosity)
     if first.kind == POOL_NOT_CLOSED:
         return [f"made in {_owner(first)}"]
+    if first.kind == ERROR_PATH:
+        owner = f"checked out in {_owner(first)}, from {_pool(first)}, by {_holders(group)}"
+        return [owner, *error_paths.felt(group)]
     facts = [f"{'opened' if first.kind == NOT_CLOSED else 'checked out'} in {_owner(first)}"]
     ended = first.ended or ENDS[first.owner_kind]
     if first.kind == CHECKED_OUT:

@@ -1,0 +1,288 @@
+"""The course of a test: after it has passed, a scout, and then one strike after the other."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_poolguard.faults.account import Account
+from pytest_poolguard.faults.apart import apart
+from pytest_poolguard.faults.claims import KEY, Claims
+from pytest_poolguard.faults.ending import Endings
+from pytest_poolguard.faults.kinds import KILL, REFUSE
+from pytest_poolguard.faults.ledger import ListeningLedger
+from pytest_poolguard.faults.limit import Limit
+from pytest_poolguard.faults.plan import Pair, Plan, pairs_of
+from pytest_poolguard.faults.repeat import before_wider_fixtures_end, repeat, why_not
+from pytest_poolguard.faults.scout import Company, Scout, Sight
+from pytest_poolguard.faults.spots import Spot, Spots, spot_of
+from pytest_poolguard.faults.strike import Refusing, Strike
+from pytest_poolguard.faults.strikes.choice import AllStrikes
+from pytest_poolguard.faults.telling import tell
+from pytest_poolguard.faults.trial import Trial
+from pytest_poolguard.findings import FAILED, WARNED, Finding
+from pytest_poolguard.marker import function_of
+from pytest_poolguard.origin import printable
+from pytest_poolguard.records import Checkout, Opening
+
+if TYPE_CHECKING:
+    from pytest_poolguard.guard import Guard
+    from pytest_poolguard.server.activity import Ask
+
+__all__ = ["Faults"]
+
+#: Seconds that a repeat may take besides what the test took, and how many times that.
+LEAST, TIMES = 3.0, 5.0
+
+
+class Faults:
+    """Runs the tests of one process again; ``tell`` takes what it finds."""
+
+    def __init__(self, guard: Guard, config: pytest.Config, found: Callable[[list[Finding]], None]) -> None:
+        assert isinstance(guard.ledger, ListeningLedger)  # noqa: S101 - the guard makes both
+        self._guard = guard
+        self._ledger = guard.ledger
+        self._found = found
+        settings = guard.settings
+        folder = getattr(config, "workerinput", {}).get(KEY, "")
+        self._plan = Plan(settings.faults_only, Claims(folder))
+        self._spots = Spots(guard.tree, guard.describe, guard.ledger.stops)
+        self._endings = Endings(guard.ledger, settings.dsn)
+        self._trial = Trial(guard, guard.ledger)
+        self._budget = settings.faults_budget
+        self._unsuited = _unsuited(config)
+        self.account = guard.tally.account = Account()
+        self._taken: list[Checkout] = []  #: by the present test
+        self._began = 0.0
+        self._had_subtests = False
+        self._told: set[str] = set()  #: by the fingerprints of what was told
+        self.spent = 0.0  #: seconds, in the present test's teardown
+        self._folder = ""  #: the claims of this run's workers
+
+    def for_worker(self) -> dict[str, str]:
+        """What the controller of an xdist run tells a worker: where the others say what they have taken on."""
+        self._folder = self._folder or tempfile.mkdtemp(prefix="poolguard-faults-")
+        return {KEY: self._folder}
+
+    def stop(self) -> None:
+        """Leave nothing behind."""
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    # the normal run of a test
+
+    def connected(self, opening: Opening, asker: Callable[[], Ask]) -> None:
+        """A connection was opened."""
+        self._endings.connected(opening, asker)
+
+    def begin_test(self) -> None:
+        """A test's set-up begins."""
+        self._taken = []
+        self._ledger.on_checked_out = self._taken.append
+        self._began = time.monotonic()
+        self._had_subtests = False
+        self.spent = 0.0
+
+    def heard(self, report: pytest.TestReport) -> None:
+        """A report was logged."""
+        self._had_subtests |= type(report).__name__.lower() == "subtestreport"
+
+    def before_teardown(self, item: pytest.Item) -> None:
+        """A test's teardown begins: where it passed, it is run again before the wider fixtures' end."""
+        expected = self._guard.expected
+        if (
+            self._taken
+            and not self._guard.test_failed
+            and expected.faults is not False
+            and expected.leaks is None
+        ):
+            before_wider_fixtures_end(item, functools.partial(self._after_own_end, item))
+
+    def take_off(self, call: pytest.CallInfo[Any]) -> None:
+        """Take the time of the repeats off a test's teardown."""
+        call.stop -= self.spent
+        call.duration = max(call.duration - self.spent, 0.0)
+
+    def _after_own_end(self, item: pytest.Item) -> None:
+        took, self._taken = self._taken, []
+        test = self._guard.owners.test
+        if test is None or test.out or test.dropped or self._guard.found or self._guard.is_in_a_fork:
+            return  # it has leaked by itself
+        own = [checkout for checkout in took if checkout.taken_by.scope in ("", "function")]
+        began = time.monotonic()
+        with self._guard.shield("striking faults"):
+            seen = [spot for spot in map(self._spots.of, own) if spot is not None and self._plan.means(spot)]
+            self._consider(item, frozenset(seen), own, began - self._began)
+        self._ledger.on_checked_out = lambda _: None
+        self.spent = time.monotonic() - began
+
+    # its repeats
+
+    def _consider(self, item: pytest.Item, spots: frozenset[Spot], took: list[Checkout], seconds: float) -> None:
+        function = function_of(item)
+        if not self._plan.is_new(function, spots):
+            return
+        names = sorted(map(str, spots))
+        reason = self._unsuited or why_not(item, had_subtests=self._had_subtests)
+        if reason:
+            self.account.unfit.update((f"{name} in {printable(item.nodeid)}", reason) for name in names)
+        elif self._is_spent():
+            self.account.unreached += names
+        else:
+            self._plan.scouted(function, spots)
+            tasks = frozenset(id(task) for task in _tasks_beside(took))
+            threads = self._guard.owners.test.threads if self._guard.owners.test is not None else frozenset()
+            company = Company(self._ledger, tasks, frozenset(threads))
+            with apart(item), self._trial.aside():
+                self._course(item, company, tasks, LEAST + TIMES * seconds)
+
+    def _course(self, item: Any, company: Company, tasks: frozenset[int], seconds: float) -> None:
+        strikes = AllStrikes()
+        scout = Scout(self._ledger, self._spots, company, strikes.unfit)
+        run = functools.partial(self._run, item, strikes, tasks, seconds)
+        error, stuck, leaks = run(scout)
+        sights = [sight for sight in scout.sights() if self._plan.means(sight.spot)]
+        if error is not None or stuck or leaks:
+            how = "does not end" if stuck else "leaks" if leaks else f"fails ({type(error).__name__})"
+            reason = f"its test {how} when it is run a second time"
+            self.account.unfit.update((f"{sight.spot} in {printable(item.nodeid)}", reason) for sight in sights)
+            return
+        for pair in pairs_of(self._fit(sights)):
+            if self._is_spent():
+                self.account.unreached.append(str(pair.spot))
+            elif self._plan.claim(pair):
+                self._strike(item, pair, company, strikes, run)
+
+    def _fit(self, sights: list[Sight]) -> Iterator[Sight]:
+        """Those that can be struck."""
+        for sight in sights:
+            if sight.unfit:
+                self.account.unfit[str(sight.spot)] = sight.unfit
+            else:
+                yield sight
+
+    def _strike(
+        self,
+        item: Any,
+        pair: Pair,
+        company: Company,
+        strikes: AllStrikes,
+        run: Callable[[Any], tuple[BaseException | None, bool, list[tuple[Finding, Checkout]]]],
+    ) -> None:
+        """Strike, and where something leaks, strike again: only what leaks twice is told."""
+        seen: list[dict[Spot, Finding]] = []
+        for _ in range(2):
+            strike = Strike(pair, self._ledger, self._spots, company, functools.partial(self._kill, strikes))
+            error, stuck, leaks = run(strike)
+            if strike.failure:
+                self.account.unfit[f"{pair.spot} ({pair.kind})"] = strike.failure
+                return
+            if not strike.has_struck:
+                self.account.unsure[str(pair)] = "the test did not come there again"
+                return
+            told: dict[Spot, Finding] = {}
+            for finding, checkout in leaks:
+                spot = spot_of(finding)
+                if spot is not None and strike.concerns(checkout, spot) and spot not in told:
+                    told[spot] = tell(finding, checkout, strike, error, self._spots, self._guard.describe)
+                    told[spot].nodeid = printable(item.nodeid)
+            if stuck and str(pair) not in self.account.stuck:
+                self.account.stuck.append(str(pair))
+            seen.append(told)
+            if not told:
+                break
+        self.account.strike(str(pair.spot), str(pair))
+        if seen[0].keys() != seen[-1].keys():
+            self.account.unsure[str(pair)] = "it leaked in one of two repeats"
+        elif seen[0]:
+            self.account.leaking.append(str(pair))
+            self._tell(list(seen[-1].values()))
+
+    def _tell(self, findings: list[Finding]) -> None:
+        new = []
+        for finding in findings:
+            key = f"{finding.fingerprint} {finding.struck_at}"
+            if key not in self._told:
+                self._told.add(key)
+                new.append(finding)
+            if self._guard.settings.faults == "warn" and finding.verdict == FAILED:
+                finding.verdict = WARNED
+        self._found(new)
+
+    def _run(
+        self, item: Any, strikes: AllStrikes, tasks: frozenset[int], seconds: float, listener: Any
+    ) -> tuple[BaseException | None, bool, list[tuple[Finding, Checkout]]]:
+        """One repeat: its first exception, whether it hung, and what was left out."""
+        ledger, trial = self._ledger, self._trial
+        own = self._guard.expected.limits(self._guard.settings.timeout)
+        limits = Refusing(own, listener.refuses) if listener.kind == REFUSE else own
+
+        def taken(checkout: Checkout) -> None:
+            known = strikes.of(checkout)
+            if known is not None:
+                known.taken(checkout)
+            listener.taken(checkout)
+
+        def returned(checkout: Checkout) -> None:
+            known = strikes.of(checkout)
+            if known is not None and listener.kind == KILL and checkout is listener.struck:
+                known.discard(checkout)
+
+        trial.begin()
+        strikes.begin(listener.statement)
+        ledger.on_checked_out, ledger.on_returned = taken, returned
+        self.account.repeats += 1
+        began = time.monotonic()
+        try:
+            limit = Limit(seconds, tasks, functools.partial(self._cut_off, trial))
+            outcome = repeat(item, self._guard.owners, limits, limit)
+        finally:
+            ledger.on_checked_out = ledger.on_returned = lambda _: None
+            strikes.end()
+            self._guard.owners.end_test()
+        error, stuck = outcome.error, outcome.is_stuck
+        outcome.errors.clear()
+        self._endings.end_all(trial.left_open())
+        self.account.seconds += time.monotonic() - began
+        return error, stuck, trial.leaks
+
+    def _kill(self, strikes: AllStrikes, checkout: Checkout) -> str:
+        known = strikes.of(checkout)
+        if known is None:
+            return "its pool is of another make"
+        failure = self._endings.end(checkout, known.socket)
+        if not failure and known.discards_at_once:
+            with contextlib.suppress(Exception):  # a pool with ideas of its own
+                known.discard(checkout)
+        return failure
+
+    def _cut_off(self, trial: Trial) -> None:
+        """End the backends of what a repeat has out that hangs."""
+        openings = [self._ledger.opening(checkout.to_server()) for checkout in trial.out()]
+        self._endings.end_all([opening for opening in openings if opening is not None])
+
+    def _is_spent(self) -> bool:
+        return self._budget is not None and self.account.seconds >= self._budget
+
+
+def _tasks_beside(took: list[Checkout]) -> list[Any]:
+    """The tasks that go on in the event loops which a test has used."""
+    loops = {id(loop): loop for checkout in took if checkout.task and (loop := checkout.task.loop()) is not None}
+    asyncio: Any = sys.modules.get("asyncio")
+    return [task for loop in loops.values() if not loop.is_closed() for task in asyncio.all_tasks(loop)]
+
+
+def _unsuited(config: pytest.Config) -> str:
+    """Why no test of a run can be run again; empty where they can."""
+    for name in ("setupshow", "setuponly", "setupplan", "trace"):
+        if config.getoption(name, False):
+            return f"--{'trace' if name == 'trace' else 'setup-show'} would show it"
+    return ""
