@@ -320,11 +320,10 @@ OPTIONS = (
 MARKER = "pool"
 MARKER_HELP = (
     "pool(max=None, timeout=None, hold=None, nested=None, faults=None, leaks=None, reason=None): limits for the "
-    "connection pools during the test. max: connections that each pool hands out at once; timeout: seconds that taking one "
-    "may block; hold: seconds that one may be out; nested: whether a thread or task may take one while it holds "
-    "another; faults: False where the test is not to be run again under faults; leaks: how many connections the "
-    "test is expected to leak, or 'any', with a reason. "
-    "(pytest-poolguard)"
+    "connection pools during the test. max: connections that each pool hands out at once; timeout: seconds that "
+    "taking one may block; hold: seconds that one may be out; nested: whether a thread or task may take one "
+    "while it holds another; faults: False where the test is not to be run again under faults; leaks: how many "
+    "connections the test is expected to leak, or 'any', with a reason. (pytest-poolguard)"
 )
 
 #: Options with which pytest runs no test.

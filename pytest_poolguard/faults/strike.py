@@ -81,7 +81,7 @@ class Strike:
         self.held = self._company.held_now(checkout)
 
     def concerns(self, checkout: Checkout, place: object) -> bool:
-        """Whether a leak is this strike's doing: what it met, what its holder had, a sibling at the same place."""
+        """Whether a leak is this strike's doing: what it met, what its holder had, a sibling at its place."""
         return checkout is self.struck or checkout in self.held or place == self.pair.spot
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_poolguard.findings import Finding
 from pytest_poolguard.origin import Place, printable
@@ -12,6 +12,9 @@ from pytest_poolguard.pools_seen import PoolRow, gathered
 from pytest_poolguard.reports.json_file import FORMAT, VERSION, sites
 from pytest_poolguard.server.census import Census, Visit
 from pytest_poolguard.tally import Tally
+
+if TYPE_CHECKING:
+    from pytest_poolguard.faults.account import Account
 
 __all__ = ["NotReadable", "merged", "read", "tally_of"]
 
@@ -77,6 +80,7 @@ def tally_of(plain: dict[str, Any]) -> Tally:
         errors=list(plain["errors"]),
         faults=list(plain["faults"]),
         marked=dict(plain["markers"]),
+        account=_account([plain]),
     )
     for row in rows:  # in one of the pools lie all that lie in any
         idle = [row.idle] + [0] * (row.open - 1)
@@ -90,6 +94,18 @@ def tally_of(plain: dict[str, Any]) -> Tally:
 
 def _finding(plain: dict[str, Any]) -> Finding:
     return Finding.from_dict({name: _known(plain[name]) for name in FINDING})
+
+
+def _account(plains: list[dict[str, Any]]) -> Account | None:
+    told = [plain["struck"] for plain in plains if plain.get("struck") is not None]
+    if not told:
+        return None
+    from pytest_poolguard.faults.account import Account  # noqa: PLC0415 - few runs strike faults
+
+    account = Account()
+    for plain in told:
+        account.add(plain)
+    return account
 
 
 def _row(plain: dict[str, Any]) -> PoolRow:
@@ -146,4 +162,6 @@ def merged(files: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
     for plain in plains:  # a function's tests may be in several shards
         for function, needed in plain["markers"].items():
             whole["markers"][function] = needed or whole["markers"].get(function, False)
+    account = _account(plains)
+    whole["struck"] = account.to_dict() if account is not None else None
     return whole

@@ -1,4 +1,4 @@
-"""psycopg2: its cursors run statements. Classes of Python's are changed; in the place of C's stands one of ours."""
+"""psycopg2: its cursors run statements. Python's classes are changed; C's has one of ours in its place."""
 
 from __future__ import annotations
 
