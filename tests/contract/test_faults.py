@@ -207,7 +207,7 @@ def with_connection(function):
 
 @pytest.fixture(autouse=True)
 def collected():
-    """Of what the header collects after every test, the suite keeps everything."""
+    yield  # the header's collects garbage after every test: of what that is about, the suite keeps everything
 
 @pytest.mark.pool(faults=False)
 {define} test_all_is_as_it_was(pool, other, poolguard):
@@ -256,7 +256,8 @@ def predicted(lib) -> set[tuple[str, str]]:
         leaks[name] = ({"error", "kill"} | cancel) - noticed
     leaks["second_statement"] = {"error"}
     leaks["inner"] = leaks["other_pool"] = ({"error", "kill"} | cancel) - noticed
-    leaks["outer"] = leaks["one_pool"] = {"error", "kill", "refuse"} | cancel  # which the inner one's fault leaves
+    # Which the inner one's fault leaves.
+    leaks["outer"] = leaks["one_pool"] = {"error", "kill", "refuse"} | cancel
     return {(name, fault) for name, faults in leaks.items() for fault in faults}
 
 
