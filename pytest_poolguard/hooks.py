@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pytest_poolguard.findings import Finding
 from pytest_poolguard.guard import Guard
 from pytest_poolguard.origin import printable
 from pytest_poolguard.reports import github, json_file, junit, summary
@@ -168,7 +169,11 @@ class ControllerHooks:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        self.guard.worker_ended(node.gateway.id, getattr(node, "workeroutput", {}).get(ATTRIBUTE))
+        output = getattr(node, "workeroutput", {}).get(ATTRIBUTE)
+        self.guard.worker_ended(node.gateway.id, output)
+        if self.guard.faults is not None and output is not None:
+            with self.guard.shield("noting error paths for a JUnit file"):
+                junit.note_error_paths(node.config, [Finding.from_dict(plain) for plain in output["outside"]])
 
 
 class ToleranceHooks:

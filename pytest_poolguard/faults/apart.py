@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from _pytest.logging import caplog_handler_key
 
-__all__ = ["apart", "left_out"]
+__all__ = ["apart", "left_out", "logs_of"]
 
 CURRENT = "PYTEST_CURRENT_TEST"
 #: What the interpreter, and pytest, keep of the last exception.
@@ -36,7 +37,7 @@ def apart(item: pytest.Item) -> Iterator[None]:
         _no_timer(item),
         _same_environment(),
         _no_output(item.config),
-        _no_logs(),
+        _no_logs(item),
         warnings.catch_warnings(record=True),
         _no_coverage(),
     ):
@@ -106,15 +107,24 @@ def _no_output(config: pytest.Config) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _no_logs() -> Iterator[None]:
-    """The handlers of the root logger are pytest's: of sections, of live logs, of files."""
-    root = logging.getLogger()
-    handlers, level, root.handlers = root.handlers, root.level, [logging.NullHandler()]
+def _no_logs(item: pytest.Item) -> Iterator[None]:
+    """Leave the root logger no handler, of those for sections, live logs and files, but that of ``caplog``."""
+    root, caplog = logging.getLogger(), logs_of(item)
+    handlers, level = root.handlers, root.level
+    root.handlers = [logging.NullHandler() if caplog is None else caplog]
+    noted = (caplog.records, caplog.stream) if caplog is not None else None
     try:
         yield
     finally:
         root.handlers = handlers
         root.setLevel(level)
+        if noted is not None:
+            caplog.records, caplog.stream = noted
+
+
+def logs_of(item: pytest.Item) -> Any:
+    """The handler that ``caplog`` shows, None where there is none."""
+    return item.stash.get(caplog_handler_key, None)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import pytest
 from _pytest import unittest
 from _pytest.outcomes import Exit
 
-from pytest_poolguard.faults.apart import left_out
+from pytest_poolguard.faults.apart import left_out, logs_of
 from pytest_poolguard.faults.limit import Limit, Stuck
 from pytest_poolguard.owners import Owners
 from pytest_poolguard.records import Limits
@@ -63,12 +63,17 @@ def repeat(item: Any, owners: Owners, limits: Limits, limit: Limit) -> Outcome:
     A test's function gets a new instance of its class, and a new request for its fixtures.
     """
     hooks = _hooks(item)
+    logs = logs_of(item)
     outcome = Outcome()
     _renew(item)
+    if logs is not None:
+        logs.reset()
     owners.begin_test(item, limits)
     try:
         if _phase("setup", hooks["setup"], outcome, limit):
             owners.enter("body")
+            if logs is not None:
+                logs.reset()  # caplog has those of the present phase
             _phase("body", hooks["call"], outcome, limit)
     finally:
         owners.enter("teardown")

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from _pytest.junitxml import xml_key
 
-from pytest_poolguard.findings import WORDS, Finding, counted
+from pytest_poolguard.findings import ERROR_PATH, WORDS, Finding, counted
 from pytest_poolguard.redaction import redacted
 from pytest_poolguard.tally import carried_by
 
-__all__ = ["note"]
+__all__ = ["note", "note_error_paths"]
 
 #: What the names of our properties begin with; the kind of finding follows.
 PREFIX = "poolguard."
@@ -32,6 +32,18 @@ def note(config: pytest.Config, report: pytest.TestReport) -> None:
             xml.node_reporter(report).add_property(name, value)
         else:
             xml.add_global_property(name, f"{redacted(report.nodeid)}: {value}")
+
+
+def note_error_paths(config: pytest.Config, findings: list[Finding]) -> None:
+    """Note what no test's report carries: as properties of the suite, each with the test that shows it."""
+    xml: Any = config.stash.get(xml_key, None)
+    shown: dict[str, list[Finding]] = {}
+    for finding in findings if xml is not None else ():
+        if finding.kind == ERROR_PATH:
+            shown.setdefault(finding.nodeid, []).append(finding)
+    for nodeid, those in shown.items():
+        for name, value in _properties(those):
+            xml.add_global_property(name, f"{redacted(nodeid)}: {value}")
 
 
 def _properties(findings: list[Finding]) -> list[tuple[str, str]]:
