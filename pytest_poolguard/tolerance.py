@@ -116,7 +116,7 @@ class Tolerance:
             NOT_CLOSED: settings.connections != "off",
             POOL_NOT_CLOSED: settings.open_pools != "off",
             DIRTY_RETURN: settings.dirty_returns != "off",
-            ERROR_PATH: tally.account is not None and tally.account.is_whole,
+            ERROR_PATH: tally.account is not None and tally.account.is_whole and not settings.faults_only,
             NESTED: settings.nested != "off",  # a marker may look for them, too: which ones do is not known
             SERVER_BACKEND: bool(tally.visits),
         }.get(entry.kind, True)

@@ -255,6 +255,7 @@ class Faults:
             self._guard.owners.end_test()
         error, stuck = outcome.error, outcome.is_stuck
         outcome.errors.clear()
+        trial.close_pools()
         self._endings.end_all(trial.left_open())
         self.account.seconds += time.monotonic() - began
         return error, stuck, trial.leaks

@@ -87,13 +87,15 @@ class Scout:
         self._company = company
         self._unfit = unfit
         self._sights: dict[Checkout, Sight] = {}
+        self._odd: list[Checkout] = []  #: of which no line of the project's could be told at once
 
     def taken(self, checkout: Checkout) -> None:
         """A connection was taken."""
         if not self._company.is_own(checkout):
             return
         spot = self._spots.of(checkout)
-        if spot is None:  # no code of the project's stands on the stack
+        if spot is None:
+            self._odd.append(checkout)
             return
         second = bool(self._company.held_now(checkout))
         self._sights[checkout] = Sight(spot, checkout, running_task() is not None, second, self._unfit(checkout))
@@ -112,7 +114,12 @@ class Scout:
 
     def sights(self) -> list[Sight]:
         """What it has seen, but for what a thread has that goes on after the test, or a pool on top of a pool."""
-        return [sight for sight in self._sights.values() if not _outlives(sight.checkout)]
+        sights = [sight for sight in self._sights.values() if not _outlives(sight.checkout)]
+        for checkout in self._odd:  # its stack has gone on, since, in the task that waits for it
+            spot = self._spots.of(checkout)
+            if spot is not None and checkout.serves is None:
+                sights.append(Sight(spot, checkout, False, False, "it is taken in a task of its own"))
+        return sights
 
 
 def _outlives(checkout: Checkout) -> bool:

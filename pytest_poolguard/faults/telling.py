@@ -28,7 +28,7 @@ def tell(
     cause = _root(error)
     felt = spots.felt(cause) or spots.felt(error)
     finding.struck_at = strike.struck_at or felt or finding.acquired
-    finding.followed = redacted(printable(_in_words(error))) if error is not None else ""
+    finding.followed = redacted(printable(_in_words(cause))) if cause is not None else ""
     finding.hint = describe.cure(checkout) or finding.hint
     finding.ended, finding.thread_place = "", None
     finding.server = {}

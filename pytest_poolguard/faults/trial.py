@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -76,6 +77,15 @@ class Trial:
             for opening in owner.opened
             if not opening.is_closed() and (opening.pool is None or opening.pool.owner in self._owners)
         ]
+
+    def close_pools(self) -> None:
+        """Close the pools that a repeat has made and not closed: those with threads would connect again for ever."""
+        for record in self._ledger.pools():
+            if record.owner in self._owners and record.is_open():
+                close = getattr(record.ref(), record.terms.close, None)
+                if close is not None and not inspect.iscoroutinefunction(inspect.unwrap(close)):
+                    with contextlib.suppress(Exception):  # what it could not close is ended on the server
+                        close()
 
     def _ended(self, owner: Owner) -> None:
         """The test, or one of its fixtures, has ended."""

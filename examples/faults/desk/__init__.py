@@ -1,0 +1,1 @@
+"""The booking desk of a theatre, twice: its errors leak connections, or they don't."""
