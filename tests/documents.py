@@ -37,6 +37,7 @@ RUNS = {
     "no pool": ("small/test_no_pool.py",),
     "in-house": ("inhouse",),
     "locks": ("small/test_locks.py",),
+    "faults": ("faults", "--poolguard-faults=fail"),
     "selftest": ("--poolguard-selftest",),
 }
 

@@ -139,7 +139,10 @@ def test_no_other_option_is_spoken_of(document):
 @pytest.mark.parametrize("argument", ARGUMENTS)
 def test_every_argument_of_the_marker_is_in_the_reference(argument):
     _, meaning = ARGUMENTS[argument]
-    assert rows(text_of("docs/reference.md"))[f"`{argument}`"][1] == meaning
+    before, _, _ = text_of("docs/reference.md").partition(
+        "## The JSON file"
+    )  # which has a field of the same name
+    assert rows(before)[f"`{argument}`"][1] == meaning
 
 
 def test_every_property_of_the_fixture_is_in_the_reference():

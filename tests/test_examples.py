@@ -255,3 +255,19 @@ def test_a_pool_that_was_named_is_watched(shop, folder, test, site):
 @pytest.mark.parametrize("folder", ["inhouse", "hook"])
 def test_without_poolguard_the_named_pools_tests_pass(shop, folder):
     assert shop("leaky", "-p", "no:poolguard", folder).outcomes.startswith("2 passed")
+
+
+# error paths
+
+
+def test_faults_find_what_the_booking_desk_leaks_and_nothing_in_its_fixed_twin(shop):
+    assert shop("leaky", "-p", "poolguard", "faults").outcomes == "4 passed"
+    run = shop("leaky", "-p", "poolguard", "faults", "--poolguard-faults=fail")
+    assert run.outcomes == "4 passed, 3 errors"
+    assert run.code == 1
+    assert {(count, site.partition(" in ")[2]) for count, _, site in run.table} == {
+        (2, "free  (after a fault)"),
+        (2, "book  (after a fault)"),
+        (1, "swap  (after a fault)"),
+    }
+    assert "fixed.py" not in run.output

@@ -480,7 +480,7 @@ def test_tests_of_every_sort_of_event_loop_are_repeated(suite, monkeypatch):
 
 
 def test_other_plugins_do_not_hear_of_repeats(suite, monkeypatch):
-    """pytest-timeout's limit is for the test alone; what pytest-rerunfailures runs again is struck as it passes."""
+    """pytest-timeout's limit is for the test alone; what pytest-rerunfailures repeats is struck as it passes."""
     monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:anyio -p no:django")
     run = suite.run(
         APP

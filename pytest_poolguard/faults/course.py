@@ -17,6 +17,7 @@ from pytest_poolguard.faults.account import Account
 from pytest_poolguard.faults.apart import apart
 from pytest_poolguard.faults.claims import KEY, Claims
 from pytest_poolguard.faults.ending import Endings
+from pytest_poolguard.faults.host import Host
 from pytest_poolguard.faults.kinds import KILL, REFUSE
 from pytest_poolguard.faults.ledger import ListeningLedger
 from pytest_poolguard.faults.limit import Limit
@@ -35,7 +36,6 @@ from pytest_poolguard.records import Checkout, Opening
 from pytest_poolguard.reports.junit import note_error_paths
 
 if TYPE_CHECKING:
-    from pytest_poolguard.guard import Guard
     from pytest_poolguard.server.activity import Ask
 
 __all__ = ["Faults"]
@@ -47,7 +47,7 @@ LEAST, TIMES = 3.0, 5.0
 class Faults:
     """Runs the tests of one process again; ``tell`` takes what it finds."""
 
-    def __init__(self, guard: Guard, config: pytest.Config, found: Callable[[list[Finding]], None]) -> None:
+    def __init__(self, guard: Host, config: pytest.Config, found: Callable[[list[Finding]], None]) -> None:
         assert isinstance(guard.ledger, ListeningLedger)  # noqa: S101 - the guard makes both
         self._guard = guard
         self._ledger = guard.ledger

@@ -5,15 +5,12 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from pytest_poolguard.faults.host import Host
 from pytest_poolguard.faults.ledger import ListeningLedger
 from pytest_poolguard.findings import Finding
 from pytest_poolguard.judging import Judge
 from pytest_poolguard.records import Checkout, Opening, Owner
-
-if TYPE_CHECKING:
-    from pytest_poolguard.guard import Guard
 
 __all__ = ["Trial"]
 
@@ -21,7 +18,7 @@ __all__ = ["Trial"]
 class Trial:
     """One repeat after the other, judged by the rules of every test."""
 
-    def __init__(self, guard: Guard, ledger: ListeningLedger) -> None:
+    def __init__(self, guard: Host, ledger: ListeningLedger) -> None:
         self._guard = guard
         self._ledger = ledger
         self._judge = Judge(
@@ -79,7 +76,7 @@ class Trial:
         ]
 
     def close_pools(self) -> None:
-        """Close the pools that a repeat has made and not closed: those with threads would connect again for ever."""
+        """Close the pools that a repeat has made and left: those with threads would connect again for ever."""
         for record in self._ledger.pools():
             if record.owner in self._owners and record.is_open():
                 close = getattr(record.ref(), record.terms.close, None)
