@@ -35,7 +35,7 @@ class Polling(ThreadedConnectionPool):
 
 def test_the_marker_is_registered_and_documented(suite):
     text = suite.run("", "--markers").text
-    assert "@pytest.mark.pool(max=None, timeout=None, hold=None, nested=None, leaks=None, reason=None)" in text
+    assert "@pytest.mark.pool(max=None, timeout=None, hold=None, nested=None, faults=None, leaks=None, reason=None)" in text
 
 
 @pytest.mark.parametrize("cls", ["SimpleConnectionPool", "ThreadedConnectionPool"])
@@ -397,8 +397,8 @@ class TestClass:
     ("arguments", "message"),
     [
         ("maxx=1", "unknown argument 'maxx' (did you mean 'max'?)"),
-        ("size=1", "unknown argument 'size' (there are max, timeout, hold, nested, leaks, reason)"),
-        ("10", "takes keyword arguments only (max, timeout, hold, nested, leaks, reason), got 10"),
+        ("size=1", "unknown argument 'size' (there are max, timeout, hold, nested, faults, leaks, reason)"),
+        ("10", "takes keyword arguments only (max, timeout, hold, nested, faults, leaks, reason), got 10"),
         ("max=0", "max is a number of connections, 1 or more, not 0"),
         ("max=-1", "max is a number of connections, 1 or more, not -1"),
         ("max='2'", "max is a number of connections, 1 or more, not '2'"),
