@@ -133,6 +133,7 @@ def test_every_kind_of_finding_fits_the_schema(suite, processes):
     found: list[dict[str, Any]] = []
     for server in ("session", "off"):  # what the server lists is told instead of what was not closed
         options = ("--poolguard-dirty-returns=warn", "--poolguard-nested=warn", f"--poolguard-server={server}")
+        options += ("--poolguard-faults=fail", "--poolguard-faults-only=*:test_returns_dirty")
         run = suite.run(EVERY_KIND, *options, *processes, subprocess=True)
         assert run.data["faults"] == []
         found += run.findings
