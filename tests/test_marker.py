@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_poolguard.marker import ARGUMENTS
+
 BLOCKING = """
 class Blocking(ThreadedConnectionPool):
     def __init__(self, minconn, maxconn, *args, **kwargs):
@@ -35,7 +37,8 @@ class Polling(ThreadedConnectionPool):
 
 def test_the_marker_is_registered_and_documented(suite):
     text = suite.run("", "--markers").text
-    assert "@pytest.mark.pool(max=None, timeout=None, hold=None, nested=None, faults=None, leaks=None, reason=None)" in text
+    arguments = ", ".join(f"{name}=None" for name in ARGUMENTS)
+    assert f"@pytest.mark.pool({arguments})" in text
 
 
 @pytest.mark.parametrize("cls", ["SimpleConnectionPool", "ThreadedConnectionPool"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import shutil
 import sys
@@ -18,15 +17,13 @@ from pytest_poolguard.faults.apart import apart
 from pytest_poolguard.faults.claims import KEY, Claims
 from pytest_poolguard.faults.ending import Endings
 from pytest_poolguard.faults.host import Host
-from pytest_poolguard.faults.kinds import KILL, REFUSE
 from pytest_poolguard.faults.ledger import ListeningLedger
-from pytest_poolguard.faults.limit import Limit
 from pytest_poolguard.faults.plan import Pair, Plan, pairs_of
-from pytest_poolguard.faults.repeat import before_wider_fixtures_end, repeat, why_not
+from pytest_poolguard.faults.repeat import before_wider_fixtures_end, why_not
+from pytest_poolguard.faults.repeats import Listener, Repeats, Seen
 from pytest_poolguard.faults.scout import Company, Scout, Sight
 from pytest_poolguard.faults.spots import Spot, Spots, spot_of
-from pytest_poolguard.faults.strike import Refusing, Strike
-from pytest_poolguard.faults.strikes.choice import AllStrikes
+from pytest_poolguard.faults.strike import Strike
 from pytest_poolguard.faults.telling import tell
 from pytest_poolguard.faults.trial import Trial
 from pytest_poolguard.findings import FAILED, WARNED, Finding
@@ -148,14 +145,17 @@ class Faults:
             with apart(item), self._trial.aside():
                 self._course(item, company, tasks, LEAST + TIMES * seconds)
 
-    def _course(self, item: Any, company: Company, tasks: frozenset[int], seconds: float) -> None:
-        strikes = AllStrikes()
-        scout = Scout(self._ledger, self._spots, company, strikes.unfit)
-        run = functools.partial(self._run, item, strikes, tasks, seconds)
-        error, stuck, leaks = run(scout)
+    def _course(self, item: pytest.Item, company: Company, tasks: frozenset[int], seconds: float) -> None:
+        expected, settings = self._guard.expected, self._guard.settings
+        repeats = Repeats(
+            self._guard, item, self._trial, self._endings, expected.limits(settings.timeout), tasks, seconds
+        )
+        scout = Scout(self._ledger, self._spots, company, repeats.unfit)
+        plain = self._repeat(repeats, scout)
         sights = [sight for sight in scout.sights() if self._plan.means(sight.spot)]
-        if error is not None or stuck or leaks:
-            how = "does not end" if stuck else "leaks" if leaks else f"fails ({type(error).__name__})"
+        if plain.error is not None or plain.is_stuck or plain.leaks:
+            how = f"fails ({type(plain.error).__name__})"
+            how = "does not end" if plain.is_stuck else "leaks" if plain.leaks else how
             reason = f"its test {how} when it is run a second time"
             self.account.unfit.update((f"{sight.spot} in {printable(item.nodeid)}", reason) for sight in sights)
             return
@@ -163,7 +163,7 @@ class Faults:
             if self._is_spent():
                 self.account.unreached.append(str(pair.spot))
             elif self._plan.claim(pair):
-                self._strike(item, pair, company, strikes, run)
+                self._strike(item, pair, company, repeats)
 
     def _fit(self, sights: list[Sight]) -> Iterator[Sight]:
         """Those that can be struck."""
@@ -173,19 +173,21 @@ class Faults:
             else:
                 yield sight
 
-    def _strike(
-        self,
-        item: Any,
-        pair: Pair,
-        company: Company,
-        strikes: AllStrikes,
-        run: Callable[[Any], tuple[BaseException | None, bool, list[tuple[Finding, Checkout]]]],
-    ) -> None:
+    def _repeat(self, repeats: Repeats, listener: Listener) -> Seen:
+        """One repeat, of which the account is kept."""
+        began = time.monotonic()
+        try:
+            return repeats.run(listener)
+        finally:
+            self.account.repeats += 1
+            self.account.seconds += time.monotonic() - began
+
+    def _strike(self, item: pytest.Item, pair: Pair, company: Company, repeats: Repeats) -> None:
         """Strike, and where something leaks, strike again: only what leaks twice is told."""
         seen: list[dict[Spot, Finding]] = []
         for _ in range(2):
-            strike = Strike(pair, self._ledger, self._spots, company, functools.partial(self._kill, strikes))
-            error, stuck, leaks = run(strike)
+            strike = Strike(pair, self._ledger, self._spots, company, repeats.kill)
+            struck = self._repeat(repeats, strike)
             if strike.failure:
                 self.account.unfit[f"{pair.spot} ({pair.kind})"] = strike.failure
                 return
@@ -193,12 +195,12 @@ class Faults:
                 self.account.unsure[str(pair)] = "the test did not come there again"
                 return
             told: dict[Spot, Finding] = {}
-            for finding, checkout in leaks:
+            for finding, checkout in struck.leaks:
                 spot = spot_of(finding)
                 if spot is not None and strike.concerns(checkout, spot) and spot not in told:
-                    told[spot] = tell(finding, checkout, strike, error, self._spots, self._guard.describe)
+                    told[spot] = tell(finding, checkout, strike, struck.error, self._spots, self._guard.describe)
                     told[spot].nodeid = printable(item.nodeid)
-            if stuck and str(pair) not in self.account.stuck:
+            if struck.is_stuck and str(pair) not in self.account.stuck:
                 self.account.stuck.append(str(pair))
             seen.append(told)
             if not told:
@@ -221,59 +223,6 @@ class Faults:
                 finding.verdict = WARNED
         self._found(new)
         self._fresh += new
-
-    def _run(
-        self, item: Any, strikes: AllStrikes, tasks: frozenset[int], seconds: float, listener: Any
-    ) -> tuple[BaseException | None, bool, list[tuple[Finding, Checkout]]]:
-        """One repeat: its first exception, whether it hung, and what was left out."""
-        ledger, trial = self._ledger, self._trial
-        own = self._guard.expected.limits(self._guard.settings.timeout)
-        limits = Refusing(own, listener.refuses) if listener.kind == REFUSE else own
-
-        def taken(checkout: Checkout) -> None:
-            known = strikes.of(checkout)
-            if known is not None:
-                known.taken(checkout)
-            listener.taken(checkout)
-
-        def returned(checkout: Checkout) -> None:
-            known = strikes.of(checkout)
-            if known is not None and listener.kind == KILL and checkout is listener.struck:
-                known.discard(checkout)
-
-        trial.begin()
-        strikes.begin(listener.statement)
-        ledger.on_checked_out, ledger.on_returned = taken, returned
-        self.account.repeats += 1
-        began = time.monotonic()
-        try:
-            limit = Limit(seconds, tasks, functools.partial(self._cut_off, trial))
-            outcome = repeat(item, self._guard.owners, limits, limit)
-        finally:
-            ledger.on_checked_out = ledger.on_returned = lambda _: None
-            strikes.end()
-            self._guard.owners.end_test()
-        error, stuck = outcome.error, outcome.is_stuck
-        outcome.errors.clear()
-        trial.close_pools()
-        self._endings.end_all(trial.left_open())
-        self.account.seconds += time.monotonic() - began
-        return error, stuck, trial.leaks
-
-    def _kill(self, strikes: AllStrikes, checkout: Checkout) -> str:
-        known = strikes.of(checkout)
-        if known is None:
-            return "its pool is of another make"
-        failure = self._endings.end(checkout, known.socket)
-        if not failure and known.discards_at_once:
-            with contextlib.suppress(Exception):  # a pool with ideas of its own
-                known.discard(checkout)
-        return failure
-
-    def _cut_off(self, trial: Trial) -> None:
-        """End the backends of what a repeat has out that hangs."""
-        openings = [self._ledger.opening(checkout.to_server()) for checkout in trial.out()]
-        self._endings.end_all([opening for opening in openings if opening is not None])
 
     def _is_spent(self) -> bool:
         return self._budget is not None and self.account.seconds >= self._budget

@@ -60,11 +60,7 @@ class Company:
             and other.serves is None
             and other.taken_by.kind != "session"
             and other.taken_by.scope in ("", "function")
-            and (
-                other.task.ref() is task
-                if other.task is not None and task is not None
-                else other.thread == thread
-            )
+            and (other.thread == thread if other.task is None else other.task.ref() is task)
         ]
 
 
@@ -80,6 +76,7 @@ class Scout:
     """Listens while a test is repeated without a fault."""
 
     kind = ""
+    struck: Checkout | None = None
 
     def __init__(self, ledger: Ledger, spots: Spots, company: Company, unfit: Callable[[Checkout], str]) -> None:
         self._ledger = ledger
@@ -100,9 +97,6 @@ class Scout:
         second = bool(self._company.held_now(checkout))
         self._sights[checkout] = Sight(spot, checkout, running_task() is not None, second, self._unfit(checkout))
 
-    def returned(self, checkout: Checkout) -> None:
-        """A connection comes back."""
-
     def statement(self, connection: object) -> bool:
         """A statement is about to run: never to fail."""
         checkout = self._ledger.held_by(connection)
@@ -110,6 +104,10 @@ class Scout:
         place = self._spots.here() if sight is not None else None
         if sight is not None and place is not None and place not in sight.statements:
             sight.statements.append(place)
+        return False
+
+    def refuses(self) -> bool:
+        """No pool is to refuse anything."""
         return False
 
     def sights(self) -> list[Sight]:

@@ -49,9 +49,6 @@ class Strike:
             self.failure = "" if task is not None and task.cancel() else "no task runs there"
         self._note(checkout, None)
 
-    def returned(self, checkout: Checkout) -> None:
-        """A connection comes back."""
-
     def statement(self, connection: object) -> bool:
         """A statement is about to run: whether it is to fail."""
         if self.has_struck or self.kind != ERROR:
