@@ -98,15 +98,15 @@ class Standby:
 
     def add(self, driver: AddedDriver) -> None:
         """Watch for the modules of a driver of the suite's own."""
-        self.guard().add(driver)
+        self.guard().libraries.add(driver)
         for name in driver.modules:
             self._imports.add(name, partial(self._added_imported, driver, name))
 
     def _added_imported(self, driver: AddedDriver, name: str, module: ModuleType) -> None:
-        self._watched(partial(self.guard().watch_module, driver, name, module))
+        self._watched(partial(self.guard().libraries.watch_module, driver, name, module))
 
     def _imported(self, library: str, name: str, module: ModuleType) -> None:
-        self._watched(partial(self.guard().imported, library, name, module))
+        self._watched(partial(self.guard().libraries.imported, library, name, module))
 
     def _watched(self, watch: Callable[[], None]) -> None:
         guard = self.guard()
