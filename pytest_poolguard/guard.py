@@ -116,6 +116,9 @@ class Guard:
             on_unwatched=self.tally.unwatched.append,
             holders=self.describe.holders,
             on_refused=self.refusals.note,
+            grace=settings.grace,
+            reclaims=settings.mode == "fail",
+            bystanders=self.bystanders.now,
         )
         self._looking = self.shield("looking at a test's connections")
         self._judging = self.shield("judging an owner")
