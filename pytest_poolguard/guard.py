@@ -142,11 +142,14 @@ class Guard:
         self.dump.stop()
         self.libraries.undo()
 
-    def dump_on_signal(self, stderr: int) -> None:
-        """Write who has which connections, to a file descriptor, whenever the signal comes that was asked for."""
-        reason = self.dump.on_signal(self.settings.dump_signal, stderr)
-        if reason:
-            self.tally.notices.append(f"poolguard_dump_signal is without effect: {reason}")
+    def tell_hangs(self, stderr: int) -> None:
+        """Write to a file descriptor what a test that hangs waits for, and who has what when a signal comes."""
+        if self.server is not None:
+            self.server.stuck.stderr = stderr
+        if self.settings.dump_signal:
+            reason = self.dump.on_signal(self.settings.dump_signal, stderr)
+            if reason:
+                self.tally.notices.append(f"poolguard_dump_signal is without effect: {reason}")
 
     def _give_up(self) -> None:
         """Accuse nobody any more: the books are not to be relied on."""

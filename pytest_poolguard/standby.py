@@ -5,6 +5,7 @@ A suite without a database never loads more of the plugin than this, the setting
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from functools import partial
@@ -44,8 +45,7 @@ class Standby:
             from pytest_poolguard.tolerance import Tolerance  # noqa: PLC0415 - few suites have any
 
             self.tolerance = Tolerance(settings, config)
-        #: A second name for stderr, before pytest captures it.
-        self._stderr = os.dup(STDERR) if settings.dump_signal else None
+        self._stderr = _second_name_of(STDERR)  #: pytest is about to capture the first
         modules = [(library, name) for library, (_, names) in LIBRARIES.items() for name in names]
         self._imports = ImportWatch({name: partial(self._imported, library, name) for library, name in modules})
         if settings.pools:
@@ -87,7 +87,7 @@ class Standby:
             if self.settings.server != "off":
                 self.name.take()
             if self._stderr is not None:
-                self._guard.dump_on_signal(self._stderr)
+                self._guard.tell_hangs(self._stderr)
             self._config.pluginmanager.register(RunHooks(self._guard, self._config), "poolguard-run")
             if self.tolerance is not None:
                 from pytest_poolguard.hooks import ToleranceHooks  # noqa: PLC0415
@@ -117,3 +117,9 @@ class Standby:
 
             with guard.shield("beginning to watch"):
                 watch_tests(self._config, guard)
+
+
+def _second_name_of(descriptor: int) -> int | None:
+    with contextlib.suppress(OSError):  # it may be closed
+        return os.dup(descriptor)
+    return None

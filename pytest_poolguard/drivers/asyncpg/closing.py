@@ -1,7 +1,7 @@
 """An end to a ``close()`` that waits for a connection which nobody can release any more.
 
-After a leak ``Pool.close()`` waits for ever, mostly in a fixture's teardown: a hung job that names nobody. It goes
-on where it is certain that nobody ends the wait; in all other cases it waits as it would without poolguard.
+After a leak ``Pool.close()`` waits for ever, mostly in a fixture's teardown: a hung job that names nobody. It
+goes on where it is certain that nobody ends the wait; in all other cases it waits as it would without poolguard.
 """
 
 # ruff: noqa: SLF001 - there is no public way to what a loop is about to do
