@@ -64,8 +64,10 @@ class Standby:
         self.name.give_up()
         if self._guard is not None:
             self._guard.stop()
-        if self._stderr is not None:
-            os.close(self._stderr)
+        stderr, self._stderr = self._stderr, None
+        if stderr is not None:
+            with contextlib.suppress(OSError):  # a suite may have closed all there are
+                os.close(stderr)
 
     @property
     def is_awaited(self) -> bool:
