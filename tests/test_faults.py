@@ -333,6 +333,7 @@ def test_waits(pool):
     thread = threading.Thread(target=waits, args=[pool, done])
     thread.start()
     done.wait()
+    thread.join()
 
 def test_subtests(subtests, pool):
     with subtests.test("one"):

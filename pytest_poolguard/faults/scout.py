@@ -111,15 +111,13 @@ class Scout:
         return False
 
     def sights(self) -> list[Sight]:
-        """What it has seen, but for what a thread has that goes on after the test, or a pool on top of a pool."""
-        sights = [sight for sight in self._sights.values() if not _outlives(sight.checkout)]
+        """What it has seen, but for what a pool on top of a pool has."""
+        sights = [sight for sight in self._sights.values() if sight.checkout.serves is None]
+        for sight in sights:
+            if sight.checkout.thread is not None and is_alive(sight.checkout.thread):
+                sight.unfit = "its thread goes on after the test"
         for checkout in self._odd:  # its stack has gone on, since, in the task that waits for it
             spot = self._spots.of(checkout)
             if spot is not None and checkout.serves is None:
                 sights.append(Sight(spot, checkout, False, False, "it is taken in a task of its own"))
         return sights
-
-
-def _outlives(checkout: Checkout) -> bool:
-    in_thread = checkout.thread is not None and is_alive(checkout.thread)
-    return in_thread or checkout.serves is not None
