@@ -198,7 +198,15 @@ class Faults:
             for finding, checkout in struck.leaks:
                 spot = spot_of(finding)
                 if spot is not None and strike.concerns(checkout, spot) and spot not in told:
-                    told[spot] = tell(finding, checkout, strike, struck.error, self._spots, self._guard.describe)
+                    told[spot] = tell(
+                        finding,
+                        checkout,
+                        strike,
+                        struck.error,
+                        struck.is_stuck,
+                        self._spots,
+                        self._guard.describe,
+                    )
                     told[spot].nodeid = printable(item.nodeid)
             if struck.is_stuck and str(pair) not in self.account.stuck:
                 self.account.stuck.append(str(pair))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from fnmatch import fnmatchcase
 from types import CodeType
 from typing import NamedTuple
@@ -74,7 +75,8 @@ class Spots:
         trace = error.__traceback__ if error is not None else None
         while trace is not None:
             code = trace.tb_frame.f_code
-            if self._tree.is_own(code.co_filename):
+            # A driver in C puts frames into a traceback whose files are named as where it was built.
+            if os.path.isabs(code.co_filename) and self._tree.is_own(code.co_filename):
                 place = self._tree.place(code, trace.tb_lasti)
             trace = trace.tb_next
         return place

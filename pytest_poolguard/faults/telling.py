@@ -19,20 +19,23 @@ def tell(
     checkout: Checkout,
     strike: Strike,
     error: BaseException | None,
+    is_stuck: bool,
     spots: Spots,
     describe: Describe,
 ) -> Finding:
     """Turn a leak into a leaking error path; ``error`` is what the repeat ended with."""
     finding.kind = ERROR_PATH
     finding.fault = strike.kind
-    cause = _root(error)
-    felt = spots.felt(cause) or spots.felt(error)
+    cause = _root(error if not is_stuck else None)  # else it is what has ended the test
+    felt = spots.felt(cause)
     finding.struck_at = strike.struck_at or felt or finding.acquired
     finding.followed = redacted(printable(_in_words(cause))) if cause is not None else ""
     finding.hint = describe.cure(checkout) or finding.hint
     finding.ended, finding.thread_place = "", None
     finding.server = {}
     finding.note = finding.note if strike.kind in (CANCEL, REFUSE) or checkout.dropped else ""
+    if is_stuck:
+        finding.note = "the test hung after that, and was ended"
     return finding
 
 
