@@ -137,7 +137,7 @@ def test_only_what_is_asked_for_is_struck_and_what_the_budget_leaves_is_told(sui
 NORMAL = (
     APP
     + """
-import logging, unittest, warnings
+import gc, logging, unittest, warnings
 from pathlib import Path
 
 events = Path(__file__).with_name("events")
@@ -170,9 +170,29 @@ def test_output(pool, narrow, capsys, caplog):
     assert [record.message for record in caplog.records] == ["logged"]
     print("shown")
 
-def test_slow(pool):
-    safe(pool)
+class Finalized:
+    def __del__(self):
+        raise ValueError("out of a finalizer")
+
+def threaded(pool):
+    conn = pool.getconn()
+    try:
+        conn.cursor().execute("SELECT 1")
+    except Exception:
+        circle = [Finalized()]  # which no normal run ever makes
+        circle.append(circle)
+        raise
+    finally:
+        pool.putconn(conn)
+
+def test_slow(pool, tmp_path, record_property, record_testsuite_property):
+    record_property("one", 1)
+    record_testsuite_property("two", 2)
+    thread = threading.Thread(target=threaded, args=[pool])
+    thread.start()
+    thread.join()
     time.sleep(0.3)
+    gc.collect()
     warnings.warn("once")
 
 class Test:
@@ -234,7 +254,7 @@ def test_the_normal_results_are_as_without_it(suite):
     run = suite.again(*junit, *FAULTS)
     assert cases(suite.path / "it.xml") == before
     assert run.result.parseoutcomes() == plain.result.parseoutcomes()
-    assert plain.result.parseoutcomes()["warnings"] == 1
+    assert plain.result.parseoutcomes()["warnings"] == 2
     assert run.findings == plain.findings == []
     assert run.data["checkouts"] == plain.data["checkouts"]
     assert [(row["made_at"], row["count"]) for row in run.data["pools"]] == [
@@ -245,7 +265,7 @@ def test_the_normal_results_are_as_without_it(suite):
     assert (suite.path / "events").read_text().split("\n") == ["set up", *["body"] * 3, "torn down", ""]
     struck = run.data["struck"]
     assert struck["unfit"] == struck["unsure"] == {}
-    assert [place.partition(" in ")[2] for place in struck["struck"]] == ["narrow", "safe", "late"]
+    assert [place.partition(" in ")[2] for place in struck["struck"]] == ["narrow", "safe", "threaded", "late"]
     # A test's time is its own, and nothing of a repeat is shown.
     (slow,) = re.findall(r"([\d.]+)s call +test_suite.py::test_slow", run.text)
     (end,) = re.findall(r"([\d.]+)s teardown +test_suite.py::test_slow", run.text) or ["0"]

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import logging
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from _pytest.junitxml import xml_key
 from _pytest.logging import caplog_handler_key
+from _pytest.tmpdir import tmppath_result_key
 
-__all__ = ["apart", "left_out", "logs_of"]
+__all__ = ["apart", "expect_tmp_path", "left_out", "logs_of"]
 
 CURRENT = "PYTEST_CURRENT_TEST"
 #: What the interpreter, and pytest, keep of the last exception.
@@ -40,23 +44,30 @@ def apart(item: pytest.Item) -> Iterator[None]:
         _no_logs(item),
         warnings.catch_warnings(record=True),
         _no_coverage(),
+        _no_garbage(),
     ):
         yield
 
 
 @contextlib.contextmanager
 def _same_item(item: pytest.Item) -> Iterator[None]:
-    attributes, sections = dict(vars(item)), list(item._report_sections)  # noqa: SLF001 - there is no public way
-    stash: dict[Any, Any] = item.stash._storage  # noqa: SLF001
+    attributes = dict(vars(item))
+    lists = [(value, list(value)) for value in attributes.values() if type(value) is list]
+    stash: dict[Any, Any] = item.stash._storage  # noqa: SLF001 - there is no public way
     stashed = dict(stash)
+    xml: Any = item.config.stash.get(xml_key, None)
+    properties = list(xml.global_properties) if xml is not None else []
     try:
         yield
     finally:
         vars(item).clear()
         vars(item).update(attributes)
-        item._report_sections[:] = sections  # noqa: SLF001
+        for value, parts in lists:
+            value[:] = parts
         stash.clear()
         stash.update(stashed)
+        if xml is not None:
+            xml.global_properties[:] = properties
 
 
 @contextlib.contextmanager
@@ -122,9 +133,32 @@ def _no_logs(item: pytest.Item) -> Iterator[None]:
             caplog.records, caplog.stream = noted
 
 
+def expect_tmp_path(item: pytest.Item) -> None:
+    """Put back what the fixture ``tmp_path`` deletes at its end, and wants to be there."""
+    item.stash.setdefault(tmppath_result_key, {})
+
+
 def logs_of(item: pytest.Item) -> Any:
     """The handler that ``caplog`` shows, None where there is none."""
     return item.stash.get(caplog_handler_key, None)
+
+
+@contextlib.contextmanager
+def _no_garbage() -> Iterator[None]:
+    """Collect what repeats have left, and nothing else: later, it might warn of itself in the midst of a test."""
+    is_free = hasattr(gc, "freeze") and not gc.get_freeze_count()
+    hooks = sys.unraisablehook, threading.excepthook
+    if is_free:
+        gc.freeze()
+    sys.unraisablehook = lambda _: None
+    threading.excepthook = lambda _: None
+    try:
+        yield
+    finally:
+        if is_free:
+            gc.collect()
+            gc.unfreeze()
+        sys.unraisablehook, threading.excepthook = hooks
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import pytest
 from _pytest import unittest
 from _pytest.outcomes import Exit
 
-from pytest_poolguard.faults.apart import left_out, logs_of
+from pytest_poolguard.faults.apart import expect_tmp_path, left_out, logs_of
 from pytest_poolguard.faults.limit import Limit, Stuck
 from pytest_poolguard.owners import Owners
 from pytest_poolguard.records import Limits
@@ -68,6 +68,7 @@ def repeat(item: Any, owners: Owners, limits: Limits, limit: Limit) -> Outcome:
     _renew(item)
     if logs is not None:
         logs.reset()
+    expect_tmp_path(item)
     owners.begin_test(item, limits)
     try:
         if _phase("setup", hooks["setup"], outcome, limit):
