@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pytest_poolguard import overrun
 from pytest_poolguard.guard import Guard
 from pytest_poolguard.origin import printable
 from pytest_poolguard.reports import github, json_file, junit, summary
@@ -277,6 +278,9 @@ class TestHooks:
             if self.guard.server is not None:
                 error = call.excinfo.value if call.excinfo is not None else None
                 self.guard.server.stuck.tell(item, report, error)
+        if report.failed and call.excinfo is not None and self.guard.watch.sessions.is_used:
+            with self.guard.shield("looking at which limit was reached"):
+                overrun.tell(item, report, call.excinfo.value, self.guard.watch.sessions.recent())
         with self._at_report:
             if report.when == "teardown" and self.guard.server is not None:
                 self.guard.server.announce(report)

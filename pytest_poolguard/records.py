@@ -11,15 +11,36 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import CodeType
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import ref
 
 from pytest_poolguard.origin import Origin
 
-__all__ = ["Checkout", "Limits", "Make", "Opening", "Owner", "Pool", "Reference", "Supply", "Task"]
+__all__ = [
+    "Checkout",
+    "Limits",
+    "Make",
+    "Opening",
+    "Owner",
+    "Pool",
+    "Reference",
+    "SessionLimits",
+    "Supply",
+    "Task",
+]
 
 #: Makes what refers to an object without keeping it alive: called, it returns the object, or None.
 Reference = Callable[[Any], Callable[[], Any]]
+
+
+class SessionLimits(NamedTuple):
+    """What the server is to end by itself, in the sessions of the connections that a test takes.
+
+    Seconds; 0 for no limit, None for whatever the session has.
+    """
+
+    statement_timeout: float | None = None  #: that a statement may take
+    idle_in_transaction_timeout: float | None = None  #: that a transaction may lie idle
 
 
 @dataclass(frozen=True)
@@ -29,11 +50,17 @@ class Limits:
     max: int | None = None  #: connections that each pool hands out at once
     timeout: float | None = None  #: seconds that taking a connection may block
     hold: float | None = None  #: seconds that one connection may be out
+    session: SessionLimits | None = None  #: None where neither of them is asked for
 
     @property
     def bound_taking(self) -> bool:
-        """Whether they have a say when a connection is taken."""
+        """Whether they have a say in whether a connection is handed out."""
         return self.max is not None or self.timeout is not None
+
+    @property
+    def bound_any_pool(self) -> bool:
+        """Whether they take something that is not done for every connection."""
+        return self.bound_taking or self.session is not None
 
 
 @dataclass(eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -14,6 +15,7 @@ from pytest_poolguard.naming import PoolClass, named
 __all__ = [
     "MARKER",
     "MARKER_HELP",
+    "MOST_OF_A_SESSION",
     "OPTIONS",
     "Option",
     "Settings",
@@ -58,6 +60,20 @@ def _limit(text: str) -> float:
     seconds = _seconds(text)
     if not seconds:
         raise ValueError(f"{text!r} is not a number of seconds greater than 0")
+    return seconds
+
+
+#: Seconds: the server counts milliseconds, in 31 bits.
+MOST_OF_A_SESSION = 2_147_483
+
+
+def _session_limit(text: str) -> float:
+    try:
+        seconds = _seconds(text)
+    except ValueError:
+        seconds = math.inf
+    if seconds > MOST_OF_A_SESSION:
+        raise ValueError(f"{text!r} is not a number of seconds from 0 (no limit) to {MOST_OF_A_SESSION}")
     return seconds
 
 
@@ -143,6 +159,22 @@ OPTIONS = (
         None,
         "seconds that taking a connection may block, in tests whose marker has no timeout (default: as long as "
         "the pool waits)",
+        "SECONDS",
+    ),
+    Option(
+        "poolguard_statement_timeout",
+        _session_limit,
+        None,
+        "seconds that a statement may take on the connections that are taken from pools, in tests whose marker "
+        "has no statement_timeout: the server's own limit, set and taken back; 0 for none (default: as the "
+        "session has it)",
+        "SECONDS",
+    ),
+    Option(
+        "poolguard_idle_in_transaction_timeout",
+        _session_limit,
+        None,
+        "seconds that a transaction may lie idle on them, likewise",
         "SECONDS",
     ),
     Option(
@@ -284,10 +316,13 @@ OPTIONS = (
 
 MARKER = "pool"
 MARKER_HELP = (
-    "pool(max=None, timeout=None, hold=None, nested=None, leaks=None, reason=None): limits for the connection "
-    "pools during the test. max: connections that each pool hands out at once; timeout: seconds that taking one "
-    "may block; hold: seconds that one may be out; nested: whether a thread or task may take one while it holds "
-    "another; leaks: how many connections the test is expected to leak, or 'any', with a reason. "
+    "pool(max=None, timeout=None, hold=None, statement_timeout=None, idle_in_transaction_timeout=None, "
+    "nested=None, leaks=None, reason=None): limits for the connection pools during the test. "
+    "max: connections that each pool hands out at once; timeout: seconds that taking one "
+    "may block; hold: seconds that one may be out; statement_timeout: seconds that a statement may take on one; "
+    "idle_in_transaction_timeout: seconds that a transaction may lie idle on one; nested: whether a thread or "
+    "task may take one while it holds another; leaks: how many connections the test is expected to leak, or "
+    "'any', with a reason. "
     "(pytest-poolguard)"
 )
 
@@ -301,6 +336,8 @@ class Settings(NamedTuple):
     mode: str
     grace: float
     timeout: float | None
+    statement_timeout: float | None
+    idle_in_transaction_timeout: float | None
     connections: str
     open_pools: str
     pools: tuple[PoolClass, ...]

@@ -9,10 +9,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Protocol
 
+from pytest_poolguard.drivers.session_limits import Sessions
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.records import Checkout, Opening, Pool
 
@@ -71,11 +72,19 @@ class Watch:
     is_first: Callable[[Opening], bool] = lambda _: False
     #: Something of a library is not watched: says what, and why, in a line.
     on_unwatched: Callable[[str], None] = lambda _: None
+    #: Something that was asked for can't be done, though everything is watched: says what, and why, in a line.
+    on_notice: Callable[[str], None] = lambda _: None
     #: Who has connections of a pool, in lines of text.
     holders: Callable[[Pool], list[str]] = lambda _pool: []
     #: A pool refuses the running code a connection, with an error; the task is the one that waits for the running
     #: one, where that does nothing else.
     on_refused: Callable[[Pool, BaseException, Any], None] = lambda _pool, _error, _task: None
+
+    #: The connections that have limits of the server's own.
+    sessions: Sessions = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sessions = Sessions(self.ledger, self.on_notice)
 
     def refused(self, pool: object, error: BaseException, task: Any = None) -> None:
         """A pool is about to raise an error instead of handing out a connection, to the running code."""
@@ -97,7 +106,8 @@ class Watch:
 class Driver(Protocol):
     """One library.
 
-    It may have a method ``capacity(pool)``: how many connections may be out at once, None for no limit.
+    It may have a method ``capacity(pool)``: how many connections may be out at once, None for no limit; and
+    ``talk(connection)``: how to set the limits of a session over a connection, a ``session_limits.Talk``.
     One whose pools hand out objects of their own for a driver's connections, or let sessions hold them, may have
     three methods besides: ``driver_connection(connection)`` is the one below, ``held_in(thing)`` the connections
     that an object of the library's holds deep inside, ``terms_of(checkout)`` the words for what took this one.

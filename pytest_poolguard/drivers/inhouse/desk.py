@@ -106,6 +106,9 @@ class Desk:
         self._sound = kind
         self._current.set(supply.outer)
         record, ledger, checkout = supply.pool, self._ledger, None
+        session = ledger.present.limits.session
+        if session is not None:
+            self.watch.sessions.hold_not(session, f"on what {self._driver.library} hands out")
         try:
             if supply.checkouts or ledger.knows(connection) or getattr(connection, "__dict__", None):
                 self._serve(supply, connection)

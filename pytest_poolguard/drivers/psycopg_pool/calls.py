@@ -14,6 +14,7 @@ from typing import Any
 
 from pytest_poolguard.drivers import dirty
 from pytest_poolguard.drivers.gate import PAUSE, Way
+from pytest_poolguard.drivers.psycopg import TALK
 from pytest_poolguard.drivers.psycopg_pool.notes import Notes
 from pytest_poolguard.drivers.tasks import ASYNCHRONOUS, note_task
 from pytest_poolguard.records import Checkout, Task
@@ -54,7 +55,8 @@ def watched_init(notes: Notes, original: Callable[..., Any]) -> Callable[..., An
 def watched_getconn(notes: Notes, original: Callable[..., Any], errors: Errors) -> Callable[..., Any]:
     """``ConnectionPool.getconn``; ``errors`` are what an exhausted pool raises, after a wait or at once."""
     watch, ledger = notes.watch, notes.watch.ledger
-    records = ledger.records
+    records, sessions = ledger.records, watch.sessions
+    limited_sessions = sessions.limited
 
     @functools.wraps(original)
     def getconn(self: Any, timeout: float | None = None) -> Any:
@@ -74,6 +76,8 @@ def watched_getconn(notes: Notes, original: Callable[..., Any], errors: Errors) 
                     if record is None or record.ref() is not self:
                         record = notes.new_pool(self, made_known=False)
                     ledger.check_out(record, connection)
+                    if limits.session is not None or limited_sessions:
+                        sessions.set(self, connection, TALK)
                 except Exception as fault:
                     watch.on_fault("noting a checkout", fault)
         except errors as refusal:
@@ -87,11 +91,14 @@ def watched_getconn(notes: Notes, original: Callable[..., Any], errors: Errors) 
     return getconn
 
 
-def watched_async_getconn(notes: Notes, original: Callable[..., Any], errors: Errors) -> Callable[..., Any]:
+def watched_async_getconn(  # noqa: C901 - a function more is a call more, for every connection
+    notes: Notes, original: Callable[..., Any], errors: Errors
+) -> Callable[..., Any]:
     """``AsyncConnectionPool.getconn``, likewise."""
     watch, ledger = notes.watch, notes.watch.ledger
     asyncio = sys.modules["asyncio"]  # the library has imported it
     current_task, sleep, records = asyncio.current_task, asyncio.sleep, ledger.records
+    limited_sessions = watch.sessions.limited
     last: Task | None = None
     refusals = (*errors, asyncio.CancelledError)
 
@@ -107,6 +114,8 @@ def watched_async_getconn(notes: Notes, original: Callable[..., Any], errors: Er
                 way = notes.way(self, limits, timeout, errors[0])
                 timeout = await _waited(way, sleep)
             connection = await original(self, timeout)
+            if limits.session is not None or limited_sessions:
+                await notes.limit(self, connection)
             if watch.active:
                 try:
                     record = records.get(id(self))  # as in ledger.pool(), without the call

@@ -20,6 +20,7 @@ from pytest_poolguard.drivers.interface import State, Terms, Unsupported, Watch
 from pytest_poolguard.drivers.patching import Patches
 from pytest_poolguard.drivers.sqlalchemy.limits import Limited
 from pytest_poolguard.drivers.sqlalchemy.notes import Notes
+from pytest_poolguard.drivers.sqlalchemy.session_limits import LimitedSessions
 from pytest_poolguard.drivers.sqlalchemy.sight import driver_connection, held_in, idle_entries, kill, state_of
 from pytest_poolguard.drivers.sqlalchemy.uncommitted import Uncommitted
 from pytest_poolguard.drivers.sqlalchemy.words import terms_of
@@ -134,9 +135,14 @@ class SQLAlchemy:
             timeout = sys.modules["sqlalchemy.exc"].TimeoutError
             self._patches.replace(queue, "_do_get", self._watched_wait(vars(queue)["_do_get"], timeout))
         self._watch.ledger.once_limited(functools.partial(self._limited.patch, pools, self._patches))
+        self._watch.ledger.once_limited(functools.partial(self._limit_sessions, pools.Pool))
         if self._watch.dirty_returns:
             self._listen_to(pools.Pool, "reset", self._notes.on_doubtful_return(self._uncommitted))
             self._uncommitted.patch_connection(sys.modules["sqlalchemy.engine.base"])
+
+    def _limit_sessions(self, pool: type[Any]) -> None:
+        for name, listener in LimitedSessions(self._watch, self._notes.is_collecting).listeners().items():
+            self._listen_to(pool, name, listener)
 
     def _watch_closes(self, patch: Callable[[ModuleType], None]) -> Callable[[ModuleType], None]:
         """What a layer rolls back by itself is of interest where dirty returns are, and the pools are watched."""

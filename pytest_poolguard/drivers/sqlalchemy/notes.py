@@ -167,6 +167,10 @@ class Notes:
 
         return poolguard_reset
 
+    def is_collecting(self) -> bool:
+        """Whether this is code that garbage collection calls."""
+        return self._collector == get_ident()
+
     def on_collection(self, phase: str, _info: Any) -> None:
         """Garbage is collected, from now on or no longer."""
         self._collector = get_ident() if phase == "start" else 0
