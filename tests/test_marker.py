@@ -427,10 +427,10 @@ class TestClass:
     ],
 )
 def test_a_wrong_argument_is_an_error_at_collection_that_names_test_and_argument(suite, arguments, message):
-    run = suite.run(f"@pytest.mark.pool({arguments})\ndef test_b(pool):\n    raise AssertionError('ran')\n")
+    run = suite.run(f"@pytest.mark.pool({arguments})\ndef test_b(pool):\n    raise AssertionError('it ran')\n")
     run.result.assert_outcomes(errors=1)
     assert f"@pytest.mark.pool on test_suite.py::test_b: {message}" in run.text
-    assert "ran" not in run.text.replace("ranges", "")
+    assert "it ran" not in run.text
     assert run.result.ret == 2
 
 
