@@ -33,10 +33,13 @@ class Ledger(Registry):
         self._out: dict[int, Checkout] = {}
         self._lost = 0
 
-    def check_out(self, pool: Pool, connection: object, skip: int = 2) -> Checkout | None:
+    def check_out(
+        self, pool: Pool, connection: object, skip: int = 2, *, blocking: bool = False
+    ) -> Checkout | None:
         """Note that the caller's caller took a connection; None if it is out already (same pool, same key).
 
         ``skip`` is one more where it was the caller of that, and so on: innermost frames that say nothing.
+        Code that is ``blocking`` may be a task's, of which many share a thread; a task of other code is noted later.
         """
         key = id(connection)
         known = self._out.get(key)
@@ -49,7 +52,7 @@ class Ledger(Registry):
         ident = get_ident()  # as in this_thread()
         thread = None if ident == self.main_thread else self._threads.get(ident, ident)
         checkout = Checkout(pool, connection, key, capture(self.stops, skip), owner, self.clock.now(), thread)
-        if self.starter.get() is not owner:  # a task that others have started, or a thread
+        if blocking or self.starter.get() is not owner:  # a task that others have started, or a thread
             checkout.task = self._blocked_task()
         self._out[key] = owner.out[key] = checkout
         supply = self.supply.get()
@@ -64,7 +67,7 @@ class Ledger(Registry):
         return checkout
 
     def _blocked_task(self) -> Task | None:
-        """The running task, if there is one; a call that is asynchronous tells by itself."""
+        """The running task, if there is one."""
         asyncio = sys.modules.get("asyncio")
         if asyncio is None or asyncio._get_running_loop() is None:  # noqa: SLF001 - it raises nothing
             return None

@@ -287,6 +287,7 @@ class Supply:
 
     checkouts: tuple[Checkout, ...] = ()  #: from pools that it stands on
     openings: tuple[Opening, ...] = ()
+    refusal: tuple[Pool, BaseException, Any] | None = None  #: by a pool that it stands on, with what and for whom
 
     def __init__(self, pool: Pool, outer: Supply | None) -> None:
         self.pool = pool

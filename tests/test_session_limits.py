@@ -349,7 +349,7 @@ def test_some_were():
 
 
 def test_asyncpg_with_a_reset_of_the_applications_own(suite):
-    """Its listeners, its caches and its log of queries see nothing; what asyncpg does not reset, is taken back."""
+    """Its listeners, its caches and its log of queries see nothing; what is not reset is taken back."""
     suite.run(
         """
 async def nothing(conn): pass

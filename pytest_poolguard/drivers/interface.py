@@ -87,11 +87,18 @@ class Watch:
         self.sessions = Sessions(self.ledger, self.on_notice)
 
     def refused(self, pool: object, error: BaseException, task: Any = None) -> None:
-        """A pool is about to raise an error instead of handing out a connection, to the running code."""
+        """A pool is about to raise an error instead of handing out a connection, to the running code.
+
+        Where that is another pool, which takes it for itself, it is that one's to tell.
+        """
         if self.active:
             with self.noting("who has the connections of a pool"):
-                record = self.ledger.pool(pool)
-                if record is not None:
+                record, supply = self.ledger.pool(pool), self.ledger.supply.get()
+                if record is None:
+                    return
+                if supply is not None and supply.pool is not record:
+                    supply.refusal = record, error, task
+                else:
                     self.on_refused(record, error, task)
 
     @contextmanager

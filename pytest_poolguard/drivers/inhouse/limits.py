@@ -18,6 +18,7 @@ from typing import Any
 from pytest_poolguard.drivers.bounded import Call, blocks
 from pytest_poolguard.drivers.gate import PAUSE, Gates, Way
 from pytest_poolguard.drivers.inhouse.desk import Desk
+from pytest_poolguard.drivers.inhouse.refusing import NoConnection
 from pytest_poolguard.records import Checkout, Limits, Supply
 
 __all__ = ["Limited", "NoConnection"]
@@ -26,10 +27,6 @@ __all__ = ["Limited", "NoConnection"]
 OF_A_THREAD = (threading.local, type(threading.RLock()))
 #: Names that a function which does so calls.
 ASKING_FOR_THE_THREAD = frozenset({"get_ident", "get_native_id", "current_thread"})
-
-
-class NoConnection(TimeoutError):  # noqa: N818 - what it says
-    """Raised by the method that takes a connection, in the place of the pool's own answer: a limit is reached."""
 
 
 class Limited:
@@ -49,14 +46,14 @@ class Limited:
         try:
             for _ in way:
                 time.sleep(PAUSE)
-        except BaseException:
-            desk.failed(supply)
+        except BaseException as error:
+            desk.refused(supply, error)
             raise
         try:
             try:
                 connection = self._within(way, limits, pool, supply, take)
-            except BaseException:
-                desk.failed(supply)
+            except BaseException as error:
+                desk.refused(supply, error)
                 raise
             return connection, desk.took(supply, connection)
         finally:
@@ -72,8 +69,8 @@ class Limited:
         try:
             for _ in way:
                 await sys.modules["asyncio"].sleep(PAUSE)
-        except BaseException:
-            desk.failed(supply)
+        except BaseException as error:
+            desk.refused(supply, error)
             raise
         try:
             try:
@@ -81,8 +78,8 @@ class Limited:
                     connection = await take()
                 else:
                     connection = await _cancelled_after(way.left, take, self._error(supply, limits))
-            except BaseException:
-                desk.failed(supply)
+            except BaseException as error:
+                desk.refused(supply, error)
                 raise
             return connection, desk.took(supply, connection, is_async=True)
         finally:
@@ -108,8 +105,7 @@ class Limited:
                 text += f" within {limits.timeout:g} s"
             if limits.max is not None:
                 text += f", of which max={limits.max} may be out"
-            holders = self._desk.watch.holders(supply.pool)
-            return NoConnection("\n  ".join([f"{text}; out are:" if holders else text, *holders]))
+            return NoConnection(text)
 
         return error
 

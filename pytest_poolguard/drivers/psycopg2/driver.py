@@ -201,7 +201,7 @@ class Psycopg2:
                     record = records.get(id(self))  # as in ledger.pool(), without the call
                     if record is None or record.ref() is not self:
                         record = driver._new_pool(self, made_known=False)
-                    checkout = ledger.check_out(record, connection)
+                    checkout = ledger.check_out(record, connection, blocking=True)
                     if key is not None and checkout is not None:
                         checkout.key_of_holder = _names_the_holder(key)
                     if (session is not None or limited_sessions) and checkout is not None:

@@ -75,7 +75,7 @@ def watched_getconn(notes: Notes, original: Callable[..., Any], errors: Errors) 
                     record = records.get(id(self))  # as in ledger.pool(), without the call
                     if record is None or record.ref() is not self:
                         record = notes.new_pool(self, made_known=False)
-                    ledger.check_out(record, connection)
+                    ledger.check_out(record, connection, blocking=True)
                     if limits.session is not None or limited_sessions:
                         sessions.set(self, connection, TALK)
                 except Exception as fault:

@@ -78,11 +78,12 @@ class Notes:
                         skip = VIA_ENGINE if _getframe(VIA_ENGINE - 2).f_code is connect else OWN_FRAMES
                     except ValueError:  # there are not so many
                         skip = OWN_FRAMES
-                    checkout = check_out(record, proxy, skip)
+                    is_async = pool._dialect.is_async  # noqa: SLF001
+                    checkout = check_out(record, proxy, skip, blocking=not is_async)
                     if checkout is not None:
                         if not shared or record not in shared:
                             out[id(entry)] = checkout
-                        if pool._dialect.is_async:  # noqa: SLF001
+                        if is_async:
                             notes._in_a_task(checkout)
                 except Exception as error:
                     watch.on_fault("noting a checkout", error)
