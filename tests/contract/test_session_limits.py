@@ -21,7 +21,7 @@ def ours():
 
 
 @where(lambda library: not library.in_house)
-def test_limits_hold_while_a_connection_is_out_and_leave_no_trace(run, lib):
+def test_limits_of_the_session_hold_while_a_connection_is_out_and_leave_no_trace(run, lib):
     result = run(
         f"""{SUITE}
 limited = pytest.mark.pool(statement_timeout=0.2, idle_in_transaction_timeout=60)
