@@ -39,7 +39,7 @@ class Ledger(Registry):
         """Note that the caller's caller took a connection; None if it is out already (same pool, same key).
 
         ``skip`` is one more where it was the caller of that, and so on: innermost frames that say nothing.
-        Code that is ``blocking`` may be a task's, of which many share a thread; others are noted by their drivers.
+        Code that is ``blocking`` may be a task's, of which many share a thread; their drivers note the others.
         """
         key = id(connection)
         known = self._out.get(key)

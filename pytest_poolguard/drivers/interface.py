@@ -79,7 +79,10 @@ class Watch:
     #: A pool refuses the running code a connection, with an error; the task is the one that waits for the running
     #: one, where that does nothing else.
     on_refused: Callable[[Pool, BaseException, Any], None] = lambda _pool, _error, _task: None
-
+    grace: float = 1.0  #: seconds to wait for what somebody could still return
+    reclaims: bool = False  #: whether leaked connections are ended
+    #: The threads that return nobody's connection, though they run.
+    bystanders: Callable[[], Iterable[Any]] = tuple
     #: The connections that have limits of the server's own.
     sessions: Sessions = field(init=False)
 
