@@ -119,9 +119,7 @@ def test_nothing_of_that(pool):
 
 
 def test_values_of_the_ini_file_and_of_the_marker(suite, processes):
-    suite.pytester.makeini(
-        "[pytest]\npoolguard_statement_timeout = 3\npoolguard_idle_in_transaction_timeout = 60\n"
-    )
+    suite.setting("poolguard_statement_timeout", "3\npoolguard_idle_in_transaction_timeout = 60")
     suite.run(
         ONE
         + """
