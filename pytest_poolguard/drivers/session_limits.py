@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import time
 import weakref
+from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any, NamedTuple
 
@@ -26,6 +27,8 @@ NAMES = {
 }
 #: By this a statement of ours is known, where a server shows the last one.
 MARK = "/* pytest-poolguard */"
+#: Of what a test has returned already, so much may still explain its failure.
+MOST = 100
 #: Attempts to take a limit back: a task that is cancelled over the first one goes on with the second.
 ATTEMPTS = 2
 
@@ -79,7 +82,7 @@ class Sessions:
     def __init__(self, ledger: Ledger, say: Callable[[str], None]) -> None:
         self.limited: dict[int, Applied] = {}  #: by the connection's id()
         self._ledger = ledger
-        self.lately: list[Applied] = []  #: what was taken back since the present test began
+        self.lately: deque[Applied] = deque(maxlen=MOST)  #: what was taken back since the present test began
         self._say_once = say
         self._said: set[str] = set()
 
