@@ -9,10 +9,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Protocol
 
+from pytest_poolguard.counting import Call, Counting
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.records import Checkout, Opening, Pool
 
@@ -76,6 +77,11 @@ class Watch:
     #: A pool refuses the running code a connection, with an error; the task is the one that waits for the running
     #: one, where that does nothing else.
     on_refused: Callable[[Pool, BaseException, Any], None] = lambda _pool, _error, _task: None
+    #: Is told of calls for connections, where a pool may let its callers wait, while it ``is_on``.
+    counting: Counting = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.counting = Counting(self.ledger)
 
     def refused(self, pool: object, error: BaseException, task: Any = None) -> None:
         """A pool is about to raise an error instead of handing out a connection, to the running code."""
@@ -83,7 +89,15 @@ class Watch:
             with self.noting("who has the connections of a pool"):
                 record = self.ledger.pool(pool)
                 if record is not None:
+                    self.counting.refused(record)
                     self.on_refused(record, error, task)
+
+    def asked(self, pool: object) -> Call | None:
+        """A pool is asked for a connection: what is to be ended when it has answered, if anybody counts."""
+        if self.active:
+            with self.noting("that a connection is asked for"):
+                return self.counting.asks(pool)
+        return None
 
     @contextmanager
     def noting(self, what: str) -> Iterator[None]:

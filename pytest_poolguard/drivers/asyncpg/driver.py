@@ -189,7 +189,7 @@ class Asyncpg:
 
     def _watched_acquire(self, original: Callable[..., Any]) -> Callable[..., Any]:
         notes, watch, ledger, limited = self._notes, self._watch, self._watch.ledger, self._limited
-        records, is_taken = ledger.records, notes.noting_holders()
+        records, is_taken, counting = ledger.records, notes.noting_holders(), watch.counting
         asyncio = sys.modules["asyncio"]  # the library has imported it
         ended = (asyncio.TimeoutError, asyncio.CancelledError)
 
@@ -197,6 +197,7 @@ class Asyncpg:
         async def _acquire(self: Any, timeout: float | None) -> Any:
             __tracebackhide__ = True
             limits = ledger.present.limits
+            call = watch.asked(self) if counting.is_on and notes.known(self) is not None else None
             try:
                 if limits.max is not None or limits.timeout is not None:
                     proxy = await limited.acquire(original, self, notes.known(self), timeout, limits)
@@ -204,19 +205,22 @@ class Asyncpg:
                     if limited.any_grown:
                         limited.cut_down(self)
                     proxy = await original(self, timeout)
+                if watch.active:
+                    try:
+                        record = records.get(id(self))  # as in ledger.pool(), without the call
+                        if record is None or record.ref() is not self:
+                            record = notes.record(self)
+                        checkout = ledger.check_out(record, proxy._con)
+                        if checkout is not None:
+                            is_taken(checkout, proxy)
+                    except Exception as error:
+                        watch.on_fault("noting a checkout", error)
             except ended as error:
                 notes.gives_up(self, error)
                 raise
-            if watch.active:
-                try:
-                    record = records.get(id(self))  # as in ledger.pool(), without the call
-                    if record is None or record.ref() is not self:
-                        record = notes.record(self)
-                    checkout = ledger.check_out(record, proxy._con)
-                    if checkout is not None:
-                        is_taken(checkout, proxy)
-                except Exception as error:
-                    watch.on_fault("noting a checkout", error)
+            finally:
+                if call is not None:
+                    counting.end(call)
             return proxy
 
         return _acquire

@@ -46,15 +46,21 @@ def _own_classes(cls: type, library: str) -> Iterator[type]:
 
 
 def _bounded(original: Callable[..., Any], error: type[Exception], watch: Watch) -> Callable[..., Any]:
+    counting = watch.counting
+
     @functools.wraps(original)
     def getconn(self: Any, *args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
+        call = watch.asked(self) if counting.is_on else None
         try:
             return _take(functools.partial(original, self, *args, **kwargs), self, error, watch)
         except error as refusal:
             if is_exhausted(refusal):
                 watch.refused(self, refusal)
             raise
+        finally:
+            if call is not None:
+                counting.end(call)
 
     getconn.poolguard_bound = True  # type: ignore[attr-defined]
     return getconn

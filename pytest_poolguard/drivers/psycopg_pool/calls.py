@@ -53,7 +53,7 @@ def watched_init(notes: Notes, original: Callable[..., Any]) -> Callable[..., An
 
 def watched_getconn(notes: Notes, original: Callable[..., Any], errors: Errors) -> Callable[..., Any]:
     """``ConnectionPool.getconn``; ``errors`` are what an exhausted pool raises, after a wait or at once."""
-    watch, ledger = notes.watch, notes.watch.ledger
+    watch, ledger, counting = notes.watch, notes.watch.ledger, notes.watch.counting
     records = ledger.records
 
     @functools.wraps(original)
@@ -61,6 +61,7 @@ def watched_getconn(notes: Notes, original: Callable[..., Any], errors: Errors) 
         __tracebackhide__ = True
         limits = ledger.present.limits
         way = None
+        call = watch.asked(self) if counting.is_on else None
         try:
             if limits.max is not None or limits.timeout is not None:
                 way = notes.way(self, limits, timeout, errors[0])
@@ -80,8 +81,8 @@ def watched_getconn(notes: Notes, original: Callable[..., Any], errors: Errors) 
             watch.refused(self, refusal)
             raise
         finally:
-            if way is not None:
-                way.leave()
+            if way is not None or call is not None:
+                notes.leave(way, call)
         return connection
 
     return getconn
@@ -89,7 +90,7 @@ def watched_getconn(notes: Notes, original: Callable[..., Any], errors: Errors) 
 
 def watched_async_getconn(notes: Notes, original: Callable[..., Any], errors: Errors) -> Callable[..., Any]:
     """``AsyncConnectionPool.getconn``, likewise."""
-    watch, ledger = notes.watch, notes.watch.ledger
+    watch, ledger, counting = notes.watch, notes.watch.ledger, notes.watch.counting
     asyncio = sys.modules["asyncio"]  # the library has imported it
     current_task, sleep, records = asyncio.current_task, asyncio.sleep, ledger.records
     last: Task | None = None
@@ -102,6 +103,7 @@ def watched_async_getconn(notes: Notes, original: Callable[..., Any], errors: Er
         waiting = None if _getframe(1).f_code.co_flags & ASYNCHRONOUS else notes.who_waits()
         limits = ledger.present.limits
         way = None
+        call = watch.asked(self) if counting.is_on else None
         try:
             if limits.max is not None or limits.timeout is not None:
                 way = notes.way(self, limits, timeout, errors[0])
@@ -126,8 +128,8 @@ def watched_async_getconn(notes: Notes, original: Callable[..., Any], errors: Er
             watch.refused(self, refusal, waiting.task.ref() if waiting is not None else None)
             raise
         finally:
-            if way is not None:
-                way.leave()
+            if way is not None or call is not None:
+                notes.leave(way, call)
         return connection
 
     return getconn

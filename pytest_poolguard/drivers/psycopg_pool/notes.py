@@ -6,6 +6,7 @@ import contextlib
 from types import ModuleType
 from typing import Any
 
+from pytest_poolguard.counting import Call
 from pytest_poolguard.drivers.gate import Gates, Way
 from pytest_poolguard.drivers.interface import Driver, Watch
 from pytest_poolguard.drivers.psycopg_pool.reclaiming import Reclaiming
@@ -67,6 +68,13 @@ class Notes:
             self.watch.on_fault("noting a failed return", fault)
 
     # limits
+
+    def leave(self, way: Way | None, call: Call | None) -> None:
+        """A call for a connection is over: the way to it, if there was a gate, and what counts it."""
+        if way is not None:
+            way.leave()
+        if call is not None:
+            self.watch.counting.end(call)
 
     def way(self, pool: Any, limits: Limits, timeout: float | None, error: type[Exception]) -> Way:
         """The way to a connection, for one who would wait ``timeout`` seconds, or as long as the pool says."""

@@ -172,18 +172,24 @@ class SQLAlchemy:
         return _should_wrap_creator
 
     def _watched_wait(self, original: Callable[..., Any], timeout: type[Exception]) -> Callable[..., Any]:
-        watch = self._watch
+        notes, watch, counting = self._notes, self._watch, self._watch.counting
 
         @functools.wraps(original)
         def _do_get(self: Any) -> Any:
             __tracebackhide__ = True
+            call = notes.asked(self) if counting.is_on else None
             try:
-                return original(self)
-            except timeout as error:
+                entry = original(self)
+            except BaseException as error:
                 # It calls itself again where another was faster.
-                if sys._getframe(1).f_code is not original.__code__:  # noqa: SLF001
+                if isinstance(error, timeout) and sys._getframe(1).f_code is not original.__code__:  # noqa: SLF001
                     watch.refused(self, error)
+                if call is not None:
+                    counting.end(call)
                 raise
+            if call is not None:
+                counting.served(call)
+            return entry
 
         return _do_get
 

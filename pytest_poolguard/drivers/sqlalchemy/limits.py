@@ -37,7 +37,7 @@ class Limited:
                 patches.replace(cls, "connect", self._limited_connect(vars(cls)["connect"]))
 
     def _limited_connect(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        limited, ledger = self, self._ledger
+        limited, ledger, watch, counting = self, self._ledger, self._watch, self._watch.counting
 
         @functools.wraps(original)
         def connect(self: Any) -> Any:
@@ -45,7 +45,12 @@ class Limited:
             limits = ledger.present.limits
             if limits.max is None and limits.timeout is None:
                 return original(self)
-            return limited._connect(original, self, limits)
+            call = watch.asked(self) if counting.is_on else None
+            try:
+                return limited._connect(original, self, limits)
+            finally:
+                if call is not None:
+                    counting.end(call)
 
         return connect
 

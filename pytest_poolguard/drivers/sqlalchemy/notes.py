@@ -14,6 +14,7 @@ from sys import _getframe  # as in ``origin``
 from threading import get_ident
 from typing import Any
 
+from pytest_poolguard.counting import Call
 from pytest_poolguard.drivers.interface import Watch
 from pytest_poolguard.drivers.sqlalchemy.sight import (
     beyond_greenlets,
@@ -91,7 +92,7 @@ class Notes:
 
     def _listener_of_checkins(self) -> Callable[..., None]:
         notes, watch, out, shared = self, self._watch, self._out, self._shared
-        end = watch.ledger.end
+        end, counting = watch.ledger.end, watch.counting
 
         def poolguard_checkin(_dbapi_connection: Any, entry: Any) -> None:
             if watch.active:
@@ -105,6 +106,8 @@ class Notes:
                             end(checkout)
                     elif shared:
                         notes._look_at_shared(entry)
+                    elif counting.is_on:
+                        counting.given_up(pool_of(entry))
                 except Exception as error:
                     watch.on_fault("noting a return", error)
 
@@ -200,6 +203,13 @@ class Notes:
             self._shared.add(record)
             self._driver.listen_to_shared(record)
         return record
+
+    def asked(self, pool: Any) -> Call | None:
+        """A pool is asked for a connection, its first one it may be."""
+        with self._watch.noting("a pool"):
+            if self._watch.active and self._watch.ledger.pool(pool) is None and dialect_of(pool, None):
+                self._new_pool(pool, None)
+        return self._watch.asked(pool)
 
     def _hand_over(self, opening: Opening) -> None:
         """A connection is a pool's no longer: whoever has detached it is to close it."""
