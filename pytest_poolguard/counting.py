@@ -2,7 +2,7 @@
 
 A call for a connection *waits* from the moment at which, while it asks, as many are out of its pool as that hands
 out at most, until it has one or ends with an error. Whatever else may take time, to connect, to check, to wake up
-a thread, is no wait. What it has been handed at that moment could not be noted as out by anybody else, so no call
+a thread, is no wait. Who had been handed one by that moment would have it besides those that are out, so no call
 is said to wait that does not.
 
 No test framework here, no driver, and no lock: see ``ledger`` and ``counter``.
@@ -10,23 +10,39 @@ No test framework here, no driver, and no lock: see ``ledger`` and ``counter``.
 
 from __future__ import annotations
 
-from contextvars import ContextVar
+import sys
+from itertools import islice
 
 from pytest_poolguard.counter import Counter
 from pytest_poolguard.ledger import Ledger
-from pytest_poolguard.records import Checkout, Owner, Pool
+from pytest_poolguard.records import Checkout, Limits, Owner, Pool
 
 __all__ = ["Call", "Count", "Counting"]
 
+#: The size of a pool without a limit.
+UNLIMITED = sys.maxsize
+
 
 class Desk:
-    """Who has connections of one pool, and who asks for one: dictionaries as sets, whose steps are atomic."""
+    """Who has connections of one pool, and when somebody took the last one."""
 
-    __slots__ = ("asking", "out")
+    __slots__ = ("full", "out", "pool", "size")
 
-    def __init__(self) -> None:
-        self.out: dict[Checkout, None] = {}
-        self.asking: dict[Call, None] = {}
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.out: dict[Checkout, None] = {}  #: a set, whose steps are atomic
+        self.full: list[float] = []
+        self.size = UNLIMITED  #: as it was when somebody looked; the pool may have another one by now
+
+    def is_full(self, limits: Limits) -> bool:
+        """Whether nothing is left, by the size that the pool has now."""
+        self.size = self.pool.size(limits) or UNLIMITED
+        return len(self.out) >= self.size
+
+
+#: A call for a connection that goes on: the pool's desk; when it began, and whether nothing was left then; those
+#: moments at which somebody took the last one, and how many of them were noted before.
+Call = tuple[Desk, float, bool, "list[float]", int]
 
 
 class Count:
@@ -64,31 +80,17 @@ class Count:
         self.waits: list[tuple[float, Owner]] = []
 
 
-class Call:
-    """A caller who has asked for a connection."""
-
-    __slots__ = ("count", "is_answered", "is_served", "outer", "owner", "waits_since")
-
-    def __init__(self, count: Count, owner: Owner, outer: Call | None) -> None:
-        self.count = count
-        self.owner = owner
-        self.outer = outer  #: the one for whose sake this pool is asked by another one
-        self.waits_since: float | None = None
-        self.is_served = False  #: it has its connection, which is not noted as taken yet
-        self.is_answered = False
-
-
 class Counting:
     """Counts for one ledger while it :attr:`is_on`."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.is_on = False
         self._ledger = ledger
+        self._clock = ledger.clock
+        self._records = ledger.records
         self._nodeid = ""
         self._counts: dict[Pool, Count] = {}
         self._desks: dict[Pool, Desk] = {}
-        #: The call that the running code is inside of; also one that is answered already.
-        self._inside: ContextVar[Call | None] = ContextVar("poolguard-call", default=None)
 
     # from one test to the next
 
@@ -132,11 +134,12 @@ class Counting:
                 if checkout.returned:  # just now
                     checkout.count.desk.out.pop(checkout, None)
         for pool, desk in list(self._desks.items()):
-            if pool.ref() is None and not desk.out and not desk.asking:
+            desk.full = []
+            if pool.ref() is None and not desk.out:
                 del self._desks[pool]
 
     def _desk(self, pool: Pool) -> Desk:
-        return self._desks.setdefault(pool, Desk())
+        return self._desks.setdefault(pool, Desk(pool))
 
     def _count(self, pool: Pool) -> Count:
         return self._counts.setdefault(pool, Count(pool, self._nodeid, self._desk(pool)))
@@ -144,34 +147,29 @@ class Counting:
     # what the ledger tells
 
     def taken(self, checkout: Checkout) -> None:
-        """A connection was taken."""
+        """A connection was taken. It is called very often."""
         pool = checkout.pool
         count = checkout.count = self._counts.get(pool) or self._count(pool)
-        call = self._inside.get()
-        if call is not None:
-            call = self._unanswered(pool)
-        if call is not None:
-            call.is_answered = True  # from now on it is among those that are out
-        out = count.desk.out
-        out[checkout] = None
+        desk = count.desk
+        desk.out[checkout] = None
         count.taken.up()
-        number = len(out)
+        number = len(desk.out)
         if number > count.peak_known:
-            count.peaks.append((number, pool.size(checkout.taken_by.limits)))
+            is_full = desk.is_full(checkout.taken_by.limits)
+            count.peaks.append((number, desk.size if desk.size < UNLIMITED else 0))
             count.peak_known = number
-        if call is not None:
-            self._leave(call)
-        if count.desk.asking:
-            self._look_who_waits(pool, count.desk)
+        else:
+            is_full = number >= desk.size and desk.is_full(checkout.taken_by.limits)
+        if is_full:
+            desk.full.append(checkout.since)
 
     def returned(self, checkout: Checkout) -> None:
-        """A connection is given back."""
+        """A connection is given back. It is called very often."""
         count: Count | None = checkout.count
         if count is not None:
-            held = checkout.held = self._ledger.clock.now() - checkout.since
+            held = checkout.held = self._clock.now() - checkout.since
             count.desk.out.pop(checkout, None)
-            holder = checkout.taken_by if checkout.serves is None else self._ledger.session
-            count.holds.append((held, holder))
+            count.holds.append((held, checkout.taken_by if checkout.serves is None else self._ledger.session))
             if held > count.longest_known:
                 count.longest.append(checkout)
                 count.longest_known = held
@@ -188,64 +186,34 @@ class Counting:
     # what the drivers tell
 
     def asks(self, pool: object) -> Call | None:
-        """The running code asks a pool for a connection; None where nobody counts, or it is part of such a call.
+        """The running code asks a pool for a connection; what this returns is for :meth:`answers`.
 
-        Whoever gets it has to :meth:`end` it, however the call ends.
+        None where nobody counts. It is called very often.
         """
-        record = self._ledger.pool(pool)
-        if record is None or not self.is_on or not record.is_open():
+        record = self._records.get(id(pool))  # as in ledger.pool(), without the call
+        if record is None or record.ref() is not pool or not self.is_on:
             return None
-        before = self._unanswered(record)
-        if before is not None and not before.is_served:
-            return None
-        if before is not None:  # what it was given was never noted as taken
-            self.end(before)
-        count = self._counts.get(record) or self._count(record)
-        call = Call(count, self._ledger.present, self._unanswered())
-        self._inside.set(call)
-        count.desk.asking[call] = None
-        self._look_who_waits(record, count.desk)  # either here, or when somebody takes the last one
-        return call
+        desk = self._desks.get(record) or self._desk(record)
+        full = desk.full
+        known = len(full)  # before the look: the last one may be taken at any time
+        is_full = bool(desk.out) and desk.is_full(self._ledger.present.limits) and record.is_open()
+        return desk, self._clock.now(), is_full, full, known
 
-    def served(self, call: Call) -> None:
-        """A call has its connection, which others have to do with before it is noted as taken."""
-        call.is_served = True
+    def answers(self, call: Call, checkout: Checkout | None) -> None:
+        """The pool has answered: with this connection; for None, with one that is to be noted, or an error."""
+        desk, began, was_full, full, known = call
+        # That it has taken the last one itself is the most frequent case.
+        is_news = len(full) > known and (checkout is None or full[known] is not checkout.since)
+        if was_full or is_news:
+            ended = self._clock.now() if checkout is None else checkout.since
+            waits = (moment for moment in islice(full, known, None) if began <= moment < ended)
+            since = began if was_full else next(waits, None)
+            if since is not None:
+                count = self._counts.get(desk.pool) or self._count(desk.pool)
+                count.waits.append((ended - since, self._ledger.present))
 
-    def end(self, call: Call) -> None:
-        """A call is over, with a connection or without."""
-        if not call.is_answered:
-            call.is_answered = True
-            self._leave(call)
-
-    def refused(self, pool: Pool) -> None:
-        """A pool refuses the running code a connection: told here where it is asked without a :meth:`asks`."""
-        if self.is_on and self._unanswered(pool) is None:
-            (self._counts.get(pool) or self._count(pool)).refused.up()
-
-    def given_up(self, pool: object) -> None:
-        """What a pool gave to the running code went back before it was noted as taken."""
+    def refuses(self, pool: object) -> None:
+        """A pool that lets nobody wait refuses the running code a connection, for there is none left."""
         record = self._ledger.pool(pool)
-        call = self._unanswered(record) if record is not None else None
-        if call is not None and call.is_served:
-            self.end(call)
-
-    def _unanswered(self, pool: Pool | None = None) -> Call | None:
-        """The innermost call (to a pool) that the running code is inside of."""
-        call = self._inside.get()
-        while call is not None and (call.is_answered or (pool is not None and call.count.pool is not pool)):
-            call = call.outer
-        return call
-
-    def _look_who_waits(self, pool: Pool, desk: Desk) -> None:
-        """See whether a pool has nothing left: whoever asks for a connection waits from now on."""
-        size = pool.size(self._ledger.present.limits)
-        if size and len(desk.out) >= size:
-            now = self._ledger.clock.now()
-            for call in list(desk.asking):
-                if call.waits_since is None and not call.is_answered:
-                    call.waits_since = now
-
-    def _leave(self, call: Call) -> None:
-        call.count.desk.asking.pop(call, None)
-        if call.waits_since is not None:
-            call.count.waits.append((self._ledger.clock.now() - call.waits_since, call.owner))
+        if record is not None and self.is_on:
+            (self._counts.get(record) or self._count(record)).refused.up()

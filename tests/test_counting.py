@@ -211,12 +211,12 @@ def test_pools_that_are_made_alike_are_one_row(ledger, counting):
 
 
 def test_a_call_while_something_is_free_does_not_wait(ledger, counting):
+    """Not even who takes the last one."""
     pool, conns = Pool(), [Connection(), Connection()]
     record = known(ledger, pool)
     for conn in conns:
         call = counting.asks(pool)
-        ledger.check_out(record, conn)
-        counting.end(call)
+        counting.answers(call, ledger.check_out(record, conn))
     use = only(counting)
     assert (use.waits, use.full, use.total_wait) == (0, 0, 0)
 
@@ -229,101 +229,95 @@ def test_a_call_while_nothing_is_left_waits_until_it_has_one(ledger, counting):
     call = counting.asks(pool)
     ledger.clock.now = lambda: 12.5
     ledger.give_back(pool, conn)
-    ledger.check_out(record, conn)
-    counting.end(call)
-    counting.end(call)
+    checkout = ledger.check_out(record, conn)
+    ledger.clock.now = lambda: 20.0
+    counting.answers(call, checkout)
     use = only(counting)
     assert (use.waits, use.full, use.total_wait, use.longest_wait) == (1, 1, 2.5, 2.5)
 
 
-def test_a_call_waits_from_the_moment_when_somebody_takes_the_last_one(ledger, counting):
-    pool, conn = Pool(1), Connection()
+@pytest.mark.parametrize("ends", ["with its connection", "with an error"])
+def test_a_call_waits_from_the_moment_when_somebody_else_takes_the_last_one(ledger, counting, ends):
+    """Before that it connects, say."""
+    pool, conn, other = Pool(1), Connection(), Connection()
     record = known(ledger, pool)
     ledger.clock.now = lambda: 10.0
-    calls = []
-
-    def ask():
-        calls.append(counting.asks(pool))
-
-    in_threads(1, ask)  # it connects, say
+    call = counting.asks(pool)
     ledger.clock.now = lambda: 11.0
     ledger.check_out(record, conn)
     ledger.clock.now = lambda: 14.0
-    counting.end(calls[0])
+    ledger.give_back(pool, conn)
+    counting.answers(call, ledger.check_out(record, other) if ends == "with its connection" else None)
     use = only(counting)
     assert (use.waits, use.total_wait) == (1, 3.0)
 
 
-def test_who_takes_the_last_one_does_not_wait(ledger, counting):
-    pool, conn = Pool(1), Connection()
+def test_what_becomes_of_a_pool_after_the_call_is_no_wait(ledger, counting):
+    """A call is told to be over a moment after its connection was noted."""
+    pool, conns = Pool(2), [Connection(), Connection()]
     record = known(ledger, pool)
     call = counting.asks(pool)
-    ledger.check_out(record, conn)
-    counting.end(call)
+    ledger.clock.now = lambda: 10.0
+    checkout = ledger.check_out(record, conns[0])
+    ledger.clock.now = lambda: 11.0
+    ledger.check_out(record, conns[1])
+    counting.answers(call, checkout)
     assert only(counting).waits == 0
 
 
-def test_a_call_in_the_middle_of_another_one_of_the_same_pool_is_part_of_it(ledger, counting):
+def test_a_pool_that_gets_another_size_meanwhile(ledger, counting):
+    pool, conns = Pool(3), [Connection() for _ in range(4)]
+    record = known(ledger, pool)
+    for conn in conns[:2]:
+        ledger.check_out(record, conn)
+    pool.size = 2
+    counting.answers(counting.asks(pool), None)
+    pool.size = 4
+    for conn in conns[2:]:
+        counting.answers(counting.asks(pool), ledger.check_out(record, conn))
+    use = only(counting)
+    assert (use.waits, use.peak, use.size) == (1, 4, 4)
+
+
+def test_a_wait_is_part_of_the_test_in_which_it_ends(ledger, counting):
     pool, conn = Pool(1), Connection()
     ledger.check_out(known(ledger, pool), conn)
     call = counting.asks(pool)
-    assert counting.asks(pool) is None
-    counting.end(call)
-    assert only(counting).waits == 1
-
-
-def test_a_pool_that_asks_another_one_waits_for_that_one_only(ledger, counting):
-    outer, inner, conn = Pool(5), Pool(1), Connection()
-    records = known(ledger, outer), known(ledger, inner)
-    ledger.check_out(records[1], conn)
-    calls = counting.asks(outer), counting.asks(inner)
-    for call in reversed(calls):
-        counting.end(call)
-    waits = {count.pool: len(count.waits) for count in counting.take()}
-    assert waits == {records[0]: 0, records[1]: 1}
-
-
-def test_what_was_given_and_went_back_before_it_was_noted_does_not_ask_for_ever(ledger, counting):
-    pool = Pool(1)
-    known(ledger, pool)
-    for forget in (counting.given_up, counting.asks):
-        call = counting.asks(pool)
-        counting.served(call)
-        forget(pool)
-        assert call.is_answered
+    counting.take()
+    counting.begin("test_next", is_on=True)
+    counting.answers(call, None)
+    use = only(counting)
+    assert (use.nodeid, use.waits, use.checkouts) == ("test_next", 1, 0)
 
 
 def test_a_closed_pool_lets_nobody_wait(ledger, counting):
     pool, conn = Pool(1), Connection()
     ledger.check_out(known(ledger, pool), conn)
     pool.is_open = False
-    assert counting.asks(pool) is None
+    counting.answers(counting.asks(pool), None)
+    assert only(counting).waits == 0
 
 
 def test_a_pool_of_which_no_size_is_known_lets_nobody_wait(ledger, counting):
     pool, conn = Pool(0), Connection()
     ledger.check_out(known(ledger, pool), conn)
-    counting.end(counting.asks(pool))
+    counting.answers(counting.asks(pool), None)
     use = only(counting)
     assert (use.waits, use.peak, use.size) == (0, 1, 0)
 
 
 def test_a_pool_that_refuses_at_once_was_full(ledger, counting):
-    record = known(ledger, Pool(1))
-    counting.refused(record)
+    pool = Pool(1)
+    known(ledger, pool)
+    counting.refuses(pool)
     use = only(counting)
     assert (use.full, use.waits) == (1, 0)
 
 
-def test_a_refusal_after_a_wait_is_counted_once(ledger, counting):
-    pool, conn = Pool(1), Connection()
-    record = known(ledger, pool)
-    ledger.check_out(record, conn)
-    call = counting.asks(pool)
-    counting.refused(record)
-    counting.end(call)
-    use = only(counting)
-    assert (use.full, use.waits) == (1, 1)
+def test_a_pool_that_nobody_knows_is_not_counted(counting):
+    assert counting.asks(Pool()) is None
+    counting.refuses(Pool())
+    assert counting.take() == []
 
 
 def test_nothing_is_counted_while_nobody_wants_it(ledger, counting):
@@ -332,7 +326,7 @@ def test_nothing_is_counted_while_nobody_wants_it(ledger, counting):
     record = known(ledger, pool)
     ledger.check_out(record, conn)
     assert counting.asks(pool) is None
-    counting.refused(record)
+    counting.refuses(pool)
     ledger.give_back(pool, conn)
     assert counting.take() == []
 

@@ -359,11 +359,15 @@ def test_does_not(pool, request):
     assert run.data["uses"] == []
 
 
-def test_a_test_that_waits_can_say_so(suite):
-    """Who waits is what the test has started; a time-out, too, is the end of a wait."""
+def test_calls_that_end_with_an_error(suite):
+    """After a wait, or with a connection that was lost on its way: then nobody asks any longer."""
     header = """
-import os, pytest
+import os, threading, psycopg2, pytest
 from psycopg_pool import ConnectionPool, PoolTimeout
+from sqlalchemy import create_engine
+from sqlalchemy.exc import OperationalError
+
+DSN = os.environ["SUITE_DSN"]
 """
     run = suite.run(
         """
@@ -375,12 +379,30 @@ def test_it(poolguard):
                 pool.getconn(timeout=0.05)
         (wait,) = poolguard.waits
         assert 0.05 <= wait < 5
+
+def test_lost(poolguard):
+    places = [DSN, "host=127.0.0.1 port=1", DSN]
+    engine = create_engine(
+        "postgresql+psycopg2://", creator=lambda: psycopg2.connect(places.pop(0)),
+        pool_size=1, max_overflow=0, pool_pre_ping=True,
+    )
+    with engine.connect() as conn:
+        raw = conn.connection.dbapi_connection
+    raw.close()
+    with pytest.raises(OperationalError):
+        engine.connect()
+    thread = threading.Thread(target=lambda: engine.connect().close())
+    thread.start()
+    thread.join()
+    engine.connect().close()
+    assert (places, poolguard.waits, len(poolguard.holds)) == ([], [], 3)
+    engine.dispose()
 """,
         "--poolguard-stats",
         header=header,
     )
-    run.assert_silent(passed=1)
-    (use,) = run.data["uses"]
+    run.assert_silent(passed=2)
+    use = run.data["uses"][0]
     assert (use["peak"], use["size"], use["full"], use["waits"]) == (1, 1, 1, 1)
 
 

@@ -89,15 +89,31 @@ class Watch:
             with self.noting("who has the connections of a pool"):
                 record = self.ledger.pool(pool)
                 if record is not None:
-                    self.counting.refused(record)
                     self.on_refused(record, error, task)
 
-    def asked(self, pool: object) -> Call | None:
-        """A pool is asked for a connection: what is to be ended when it has answered, if anybody counts."""
+    def refused_at_once(self, pool: object, error: BaseException) -> None:
+        """Likewise, of a pool that never lets its callers wait: none is left."""
         if self.active:
-            with self.noting("that a connection is asked for"):
+            with self.noting("that a pool has nothing left"):
+                self.counting.refuses(pool)
+        self.refused(pool, error)
+
+    def asks(self, pool: object) -> Call | None:
+        """A pool is about to be asked for a connection by the running code; None where nobody counts."""
+        if self.active:
+            try:
                 return self.counting.asks(pool)
+            except Exception as error:
+                self.on_fault("noting that a connection is asked for", error)
         return None
+
+    def answers(self, call: Call | None, checkout: Checkout | None = None) -> None:
+        """The pool has answered: with this connection; for None, with one that is to be noted, or an error."""
+        if call is not None and self.active:
+            try:
+                self.counting.answers(call, checkout)
+            except Exception as error:
+                self.on_fault("noting who has waited for a connection", error)
 
     @contextmanager
     def noting(self, what: str) -> Iterator[None]:

@@ -197,7 +197,8 @@ class Asyncpg:
         async def _acquire(self: Any, timeout: float | None) -> Any:
             __tracebackhide__ = True
             limits = ledger.present.limits
-            call = watch.asked(self) if counting.is_on and notes.known(self) is not None else None
+            call = watch.asks(self) if counting.is_on and notes.known(self) is not None else None
+            checkout = None
             try:
                 if limits.max is not None or limits.timeout is not None:
                     proxy = await limited.acquire(original, self, notes.known(self), timeout, limits)
@@ -220,7 +221,7 @@ class Asyncpg:
                 raise
             finally:
                 if call is not None:
-                    counting.end(call)
+                    watch.answers(call, checkout)
             return proxy
 
         return _acquire

@@ -12,7 +12,7 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from pytest_poolguard.drivers.bounded import Call, blocks
@@ -44,8 +44,13 @@ class Limited:
     def acquire(self, pool: Any, supply: Supply, take: Callable[[], Any]) -> tuple[Any, Checkout | None]:
         """Take a connection, by a call that has begun."""
         __tracebackhide__ = True
-        with self._counted(pool):
-            return self._acquire(pool, supply, take)
+        watch, taken = self._desk.watch, None
+        call = watch.asks(pool) if watch.counting.is_on else None
+        try:
+            taken = self._acquire(pool, supply, take)
+        finally:
+            watch.answers(call, taken[1] if taken is not None else None)
+        return taken
 
     def _acquire(self, pool: Any, supply: Supply, take: Callable[[], Any]) -> tuple[Any, Checkout | None]:
         __tracebackhide__ = True
@@ -72,8 +77,13 @@ class Limited:
     ) -> tuple[Any, Checkout | None]:
         """Likewise, for a coroutine."""
         __tracebackhide__ = True
-        with self._counted(pool):
-            return await self._acquire_async(pool, supply, take)
+        watch, taken = self._desk.watch, None
+        call = watch.asks(pool) if watch.counting.is_on else None
+        try:
+            taken = await self._acquire_async(pool, supply, take)
+        finally:
+            watch.answers(call, taken[1] if taken is not None else None)
+        return taken
 
     async def _acquire_async(
         self, pool: Any, supply: Supply, take: Callable[[], Coroutine[Any, Any, Any]]
@@ -99,18 +109,6 @@ class Limited:
             return connection, desk.took(supply, connection, is_async=True)
         finally:
             way.leave()
-
-    @contextlib.contextmanager
-    def _counted(self, pool: Any) -> Iterator[None]:
-        """A call for a connection, which may have to wait at the gate: the pool's own size is not known."""
-        __tracebackhide__ = True
-        watch = self._desk.watch
-        call = watch.asked(pool) if watch.counting.is_on else None
-        try:
-            yield
-        finally:
-            if call is not None:
-                watch.counting.end(call)
 
     # max
 

@@ -51,16 +51,18 @@ def _bounded(original: Callable[..., Any], error: type[Exception], watch: Watch)
     @functools.wraps(original)
     def getconn(self: Any, *args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        call = watch.asked(self) if counting.is_on else None
+        call = watch.asks(self) if counting.is_on else None
+        connection = None
         try:
-            return _take(functools.partial(original, self, *args, **kwargs), self, error, watch)
+            connection = _take(functools.partial(original, self, *args, **kwargs), self, error, watch)
         except error as refusal:
             if is_exhausted(refusal):
                 watch.refused(self, refusal)
             raise
         finally:
             if call is not None:
-                counting.end(call)
+                watch.answers(call, watch.ledger.held_by(connection))
+        return connection
 
     getconn.poolguard_bound = True  # type: ignore[attr-defined]
     return getconn

@@ -60,8 +60,8 @@ def watched_getconn(notes: Notes, original: Callable[..., Any], errors: Errors) 
     def getconn(self: Any, timeout: float | None = None) -> Any:
         __tracebackhide__ = True
         limits = ledger.present.limits
-        way = None
-        call = watch.asked(self) if counting.is_on else None
+        way = checkout = None
+        call = watch.asks(self) if counting.is_on else None
         try:
             if limits.max is not None or limits.timeout is not None:
                 way = notes.way(self, limits, timeout, errors[0])
@@ -74,7 +74,7 @@ def watched_getconn(notes: Notes, original: Callable[..., Any], errors: Errors) 
                     record = records.get(id(self))  # as in ledger.pool(), without the call
                     if record is None or record.ref() is not self:
                         record = notes.new_pool(self, made_known=False)
-                    ledger.check_out(record, connection)
+                    checkout = ledger.check_out(record, connection)
                 except Exception as fault:
                     watch.on_fault("noting a checkout", fault)
         except errors as refusal:
@@ -82,7 +82,7 @@ def watched_getconn(notes: Notes, original: Callable[..., Any], errors: Errors) 
             raise
         finally:
             if way is not None or call is not None:
-                notes.leave(way, call)
+                notes.leave(way, call, checkout)
         return connection
 
     return getconn
@@ -102,8 +102,8 @@ def watched_async_getconn(notes: Notes, original: Callable[..., Any], errors: Er
         __tracebackhide__ = True
         waiting = None if _getframe(1).f_code.co_flags & ASYNCHRONOUS else notes.who_waits()
         limits = ledger.present.limits
-        way = None
-        call = watch.asked(self) if counting.is_on else None
+        way = checkout = None
+        call = watch.asks(self) if counting.is_on else None
         try:
             if limits.max is not None or limits.timeout is not None:
                 way = notes.way(self, limits, timeout, errors[0])
@@ -129,7 +129,7 @@ def watched_async_getconn(notes: Notes, original: Callable[..., Any], errors: Er
             raise
         finally:
             if way is not None or call is not None:
-                notes.leave(way, call)
+                notes.leave(way, call, checkout)
         return connection
 
     return getconn

@@ -69,12 +69,11 @@ class Notes:
 
     # limits
 
-    def leave(self, way: Way | None, call: Call | None) -> None:
+    def leave(self, way: Way | None, call: Call | None, checkout: Checkout | None) -> None:
         """A call for a connection is over: the way to it, if there was a gate, and what counts it."""
         if way is not None:
             way.leave()
-        if call is not None:
-            self.watch.counting.end(call)
+        self.watch.answers(call, checkout)
 
     def way(self, pool: Any, limits: Limits, timeout: float | None, error: type[Exception]) -> Way:
         """The way to a connection, for one who would wait ``timeout`` seconds, or as long as the pool says."""

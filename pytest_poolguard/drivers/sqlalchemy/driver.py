@@ -177,19 +177,19 @@ class SQLAlchemy:
         @functools.wraps(original)
         def _do_get(self: Any) -> Any:
             __tracebackhide__ = True
-            call = notes.asked(self) if counting.is_on else None
+            call = None
+            # It calls itself again where another was faster.
+            if counting.is_on and sys._getframe(1).f_code is not original.__code__:  # noqa: SLF001
+                call = notes.asks(self)
             try:
-                entry = original(self)
-            except BaseException as error:
-                # It calls itself again where another was faster.
-                if isinstance(error, timeout) and sys._getframe(1).f_code is not original.__code__:  # noqa: SLF001
+                return original(self)
+            except timeout as error:
+                if sys._getframe(1).f_code is not original.__code__:  # noqa: SLF001
                     watch.refused(self, error)
-                if call is not None:
-                    counting.end(call)
                 raise
-            if call is not None:
-                counting.served(call)
-            return entry
+            finally:
+                if call is not None:
+                    watch.answers(call)
 
         return _do_get
 

@@ -45,12 +45,14 @@ class Limited:
             limits = ledger.present.limits
             if limits.max is None and limits.timeout is None:
                 return original(self)
-            call = watch.asked(self) if counting.is_on else None
+            call = watch.asks(self) if counting.is_on else None
+            proxy = None
             try:
-                return limited._connect(original, self, limits)
+                proxy = limited._connect(original, self, limits)
             finally:
                 if call is not None:
-                    counting.end(call)
+                    watch.answers(call, ledger.held_by(proxy))
+            return proxy
 
         return connect
 

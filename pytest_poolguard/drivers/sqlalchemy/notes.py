@@ -92,7 +92,7 @@ class Notes:
 
     def _listener_of_checkins(self) -> Callable[..., None]:
         notes, watch, out, shared = self, self._watch, self._out, self._shared
-        end, counting = watch.ledger.end, watch.counting
+        end = watch.ledger.end
 
         def poolguard_checkin(_dbapi_connection: Any, entry: Any) -> None:
             if watch.active:
@@ -106,8 +106,6 @@ class Notes:
                             end(checkout)
                     elif shared:
                         notes._look_at_shared(entry)
-                    elif counting.is_on:
-                        counting.given_up(pool_of(entry))
                 except Exception as error:
                     watch.on_fault("noting a return", error)
 
@@ -204,12 +202,14 @@ class Notes:
             self._driver.listen_to_shared(record)
         return record
 
-    def asked(self, pool: Any) -> Call | None:
-        """A pool is asked for a connection, its first one it may be."""
+    def asks(self, pool: Any) -> Call | None:
+        """A pool is asked for a connection, its first one it may be; where it has a gate, it was asked there."""
+        if self._watch.ledger.present.limits.bound_taking:
+            return None
         with self._watch.noting("a pool"):
             if self._watch.active and self._watch.ledger.pool(pool) is None and dialect_of(pool, None):
                 self._new_pool(pool, None)
-        return self._watch.asked(pool)
+        return self._watch.asks(pool)
 
     def _hand_over(self, opening: Opening) -> None:
         """A connection is a pool's no longer: whoever has detached it is to close it."""
