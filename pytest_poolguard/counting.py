@@ -11,7 +11,6 @@ No test framework here, no driver, and no lock: see ``ledger`` and ``counter``.
 from __future__ import annotations
 
 import sys
-from itertools import islice
 
 from pytest_poolguard.counter import Counter
 from pytest_poolguard.ledger import Ledger
@@ -76,7 +75,7 @@ class Count:
         #: The checkouts that were out for longer than those before.
         self.longest: list[Checkout] = []
         self.longest_known = 0.0
-        #: Seconds that a caller waited, and who was present when he came.
+        #: Seconds that a caller waited, and who was present at the end of it.
         self.waits: list[tuple[float, Owner]] = []
 
 
@@ -206,8 +205,8 @@ class Counting:
         is_news = len(full) > known and (checkout is None or full[known] is not checkout.since)
         if was_full or is_news:
             ended = self._clock.now() if checkout is None else checkout.since
-            waits = (moment for moment in islice(full, known, None) if began <= moment < ended)
-            since = began if was_full else next(waits, None)
+            moments = (full[number] for number in range(known, len(full)))
+            since = began if was_full else next((one for one in moments if began <= one < ended), None)
             if since is not None:
                 count = self._counts.get(desk.pool) or self._count(desk.pool)
                 count.waits.append((ended - since, self._ledger.present))
