@@ -6,6 +6,7 @@ lookout while the test waited.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -49,7 +50,8 @@ class Stuck:
         self._tree = tree
         self._notices = notices
         self._shown = shown
-        self.lookout = Lookout(ledger.clock, owners, self._look, _cry)
+        self.lookout = Lookout(ledger.clock, owners, self._look, _cry, self._shout)
+        self.stderr: int | None = None  #: the file descriptor for what can't wait for a report
 
     def watch(self) -> None:
         """Have the lookout watch, if there is a server that can be asked; it does not outlive a fork."""
@@ -74,6 +76,12 @@ class Stuck:
         seen = self.lookout.take_any(item.nodeid)
         if seen is not None:
             self._notices.append(f"{printable(item.nodeid)} was interrupted. {_of(seen)}")
+
+    def _shout(self, seen: Seen) -> None:
+        """Tell of a test that still waits: nobody may ever end it, and then there is no report."""
+        if self.stderr is not None:
+            text = f"\npoolguard: {printable(seen.nodeid)} still waits for a lock\n{_of(seen)}\n"
+            os.write(self.stderr, text.encode(errors="backslashreplace"))
 
     def _refused(self, refused: Refusal) -> str:
         if refused.sqlstate == CANCELED and not AT_A_ROW.search(refused.message):

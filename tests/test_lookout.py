@@ -91,6 +91,25 @@ def test_one_that_is_killed_with_the_process_is_told_before(stuck, name):  # noq
     assert text.index("Who waited for a lock") < text.index("Stack of MainThread")
 
 
+def test_one_that_nobody_ends_is_told_of_while_it_waits(stuck, name, monkeypatch, capfd):  # noqa: F811
+    """psycopg2 waits in C, where neither Ctrl-C nor a signal ends it: there may never be a report."""
+    monkeypatch.setattr(lookout_module, "LOUD", 0.5)
+    run = stuck(
+        """
+def test_b():
+    threading.Timer(2.0, kept[0].rollback).start()
+    execute(connect(), "LOCK TABLE NAME")
+"""
+    )
+    run.assert_outcomes(passed=2)
+    told = capfd.readouterr().err
+    assert (
+        told.count("poolguard: test_suite.py::test_b still waits for a lock\nWho waited for a lock, and who") == 1
+    )
+    assert f"waits for AccessExclusiveLock on {name}, blocked by pid " in told
+    assert "in connect, by test test_a" in told
+
+
 def test_a_test_that_gets_its_lock_in_the_end_is_told_nothing(stuck):  # noqa: F811
     run = stuck(
         HANGS
@@ -180,7 +199,8 @@ class Watched:
         self.waits = False
         self.looks = 0
         self.cries = []
-        self.lookout = Lookout(self.clock, self.owners, self.look, self.cries.append)
+        self.shouts = []
+        self.lookout = Lookout(self.clock, self.owners, self.look, self.cries.append, self.shouts.append)
         self.begin("test_a")
 
     def begin(self, name):
@@ -265,6 +285,21 @@ def test_the_last_look_in_which_somebody_waited_is_kept(watched):
     watched.beat(5)
     assert watched.looks == 2
     assert watched.lookout.take_any("test_a").after == 1.0
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_phase_that_waits_for_long_is_told_of_once_while_it_does(watched, waits):
+    watched.waits = waits
+    watched.beat(0)
+    watched.beat(lookout_module.LOUD - 0.1)
+    assert watched.shouts == []
+    for _ in range(20):
+        watched.beat(lookout_module.LONGEST)
+    assert [seen.phase for seen in watched.shouts] == ["body"] * waits
+    watched.owners.test.phase = "teardown"
+    watched.beat(0)
+    watched.beat(lookout_module.LOUD)
+    assert [seen.phase for seen in watched.shouts] == ["body", "teardown"] * waits
 
 
 @pytest.mark.parametrize("waits", [True, False])
