@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from pytest_poolguard.counting import Call
 from pytest_poolguard.drivers.interface import Watch
 from pytest_poolguard.drivers.patching import Patches, class_tree
 from pytest_poolguard.ledger import Ledger
@@ -25,8 +26,9 @@ PAUSE = 0.005
 class Limited:
     """Replaces the method by which connections are taken."""
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: Watch, asks: Callable[[Any], Call | None]) -> None:
         self._watch = watch
+        self._asks = asks  #: tells that a pool is asked
         self._ledger = watch.ledger
         self._gates: weakref.WeakKeyDictionary[Any, _Gate] = weakref.WeakKeyDictionary()
 
@@ -45,7 +47,7 @@ class Limited:
             limits = ledger.present.limits
             if limits.max is None and limits.timeout is None:
                 return original(self)
-            call = watch.asks(self) if counting.is_on else None
+            call = limited._asks(self) if counting.is_on else None
             proxy = None
             try:
                 proxy = limited._connect(original, self, limits)

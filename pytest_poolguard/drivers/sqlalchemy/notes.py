@@ -203,9 +203,7 @@ class Notes:
         return record
 
     def asks(self, pool: Any) -> Call | None:
-        """A pool is asked for a connection, its first one it may be; where it has a gate, it was asked there."""
-        if self._watch.ledger.present.limits.bound_taking:
-            return None
+        """A pool is asked for a connection, its first one it may be."""
         with self._watch.noting("a pool"):
             if self._watch.active and self._watch.ledger.pool(pool) is None and dialect_of(pool, None):
                 self._new_pool(pool, None)
