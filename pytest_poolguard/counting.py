@@ -165,8 +165,8 @@ class Counting:
     def returned(self, checkout: Checkout) -> None:
         """A connection is given back. It is called very often."""
         count: Count | None = checkout.count
+        held = checkout.held = self._clock.now() - checkout.since
         if count is not None:
-            held = checkout.held = self._clock.now() - checkout.since
             count.desk.out.pop(checkout, None)
             count.holds.append((held, checkout.taken_by if checkout.serves is None else self._ledger.session))
             if held > count.longest_known:

@@ -148,7 +148,8 @@ class Ledger(Registry):
             self._measure(checkout, checkout.taken_by.limits.hold)
 
     def _measure(self, checkout: Checkout, hold: float) -> None:
-        checkout.held = self.clock.now() - checkout.since
+        if self.count_returned is None:  # else it is measured already, and known by that number
+            checkout.held = self.clock.now() - checkout.since
         if checkout.held > hold:
             self.overdue.append(checkout)
 

@@ -11,8 +11,8 @@ from pytest_poolguard.clock import Clock
 from pytest_poolguard.counter import Counter, Highest
 from pytest_poolguard.counting import Counting
 from pytest_poolguard.ledger import Ledger
-from pytest_poolguard.origin import Origin
-from pytest_poolguard.records import Owner
+from pytest_poolguard.origin import Origin, Place
+from pytest_poolguard.records import Limits, Owner
 from pytest_poolguard.uses import Use, gathered_uses, uses_of
 
 
@@ -126,6 +126,21 @@ def test_a_return_that_failed_is_none(ledger, counting):
     ledger.give_back(pool, conn)
     assert len(count.holds) == 1
     assert only(counting).checkouts == 1
+
+
+def test_a_limit_measures_the_same_time(ledger, counting):
+    pool, conn = Pool(), Connection()
+    ledger.now_present(Owner("test", "test_it", limits=Limits(hold=0.0)))
+    checkout = ledger.check_out(known(ledger, pool), conn)
+    ledger.give_back(pool, conn)
+    (count,) = counting.counts
+    assert [held for held, _ in count.holds] == [checkout.held]
+    assert ledger.overdue == [checkout]
+    ledger.put_back(checkout)
+    assert (count.holds, ledger.overdue) == ([], [])
+    ledger.give_back(pool, conn)
+    (use,) = uses_of(counting.take(), lambda _: Place("shop.py", 1, "take", "getconn()"))
+    assert use.held_at is not None
 
 
 def test_what_is_out_when_a_test_begins_is_part_of_its_peak_and_of_none_of_its_other_numbers(ledger, counting):
