@@ -148,7 +148,7 @@ class Guard:
     def tell_hangs(self, stderr: int) -> None:
         """Write to a file descriptor what a test that hangs waits for, and who has what when a signal comes."""
         if self.server is not None:
-            self.server.stuck.stderr = stderr
+            self.server.stuck.tell_hangs(stderr, self.dump.full_pools)
         if self.settings.dump_signal:
             reason = self.dump.on_signal(self.settings.dump_signal, stderr)
             if reason:

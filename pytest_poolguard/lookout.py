@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from pytest_poolguard.clock import Clock
 from pytest_poolguard.owners import Owners
+from pytest_poolguard.records import Owner
 from pytest_poolguard.server.contention import Contention
 
 __all__ = ["Lookout", "Seen"]
@@ -24,7 +25,7 @@ __all__ = ["Lookout", "Seen"]
 BEAT = 0.5
 #: Seconds that a phase of a test runs before the first look at the servers, and at most between two looks.
 FIRST, LONGEST = 3.0, 15.0
-#: Seconds that a phase runs, and waits for a lock, before that is told while it does.
+#: Seconds that a phase runs before it is told, while it does, what it seems to hang on.
 LOUD = 10.0
 #: Seconds before a test's hard time limit, at most, for the last look.
 LAST = 1.0
@@ -45,7 +46,8 @@ class Seen:
 class Lookout:
     """Looks from :meth:`start` to :meth:`stop`; ``look`` asks the servers.
 
-    ``cry`` tells what kills the run, ``shout`` what a test still waits for: once for each phase of it.
+    ``cry`` tells what kills the run. ``shout`` tells what a test seems to hang on, which may be a lock that was
+    seen, and says whether there was something to tell: once for each phase.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class Lookout:
         owners: Owners,
         look: Callable[[], list[Contention]],
         cry: Callable[[Seen], None],
-        shout: Callable[[Seen], None],
+        shout: Callable[[Owner, Seen | None], bool],
     ) -> None:
         self._clock = clock
         self._owners = owners
@@ -130,9 +132,8 @@ class Lookout:
         waits = any(look.waiting() for look in looks)
         if waits and phase == (self._owners.test, test.phase):
             self._seen = Seen(test.nodeid, test.phase, after, looks)
-            if after >= LOUD and not self._has_shouted:
-                self._has_shouted = True
-                self._shout(self._seen)
+        if after >= LOUD and not self._has_shouted:
+            self._has_shouted = self._shout(test, self._seen if waits else None)
         if is_last:
             self._deadline = None
             if waits and self._seen is not None:
