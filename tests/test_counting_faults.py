@@ -110,7 +110,8 @@ def test_psycopg2_closed(poolguard):
 def test_psycopg_pool_closed(poolguard):
     pool = ConnectionPool(DSN, min_size=3, max_size=3)
     pool.wait()
-    taken, given = loaded(pool.getconn, pool.putconn, pool.close, PoolClosed)
+    # The library forgets some who ask while it closes: they wait until their time is up.
+    taken, given = loaded(lambda: pool.getconn(1.0), pool.putconn, pool.close, (PoolClosed, PoolTimeout))
     assert len(poolguard.holds) == len(given) == len(taken)
     print("taken", len(taken))
 """
