@@ -22,6 +22,7 @@ from pytest_poolguard.findings import FAILED, WARNED, Finding
 from pytest_poolguard.judging import Judge
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.marker import Expectations, expectations, function_of, has_own_marker
+from pytest_poolguard.measuring import Measuring
 from pytest_poolguard.nesting import Nesting
 from pytest_poolguard.origin import SourceTree, printable
 from pytest_poolguard.owners import Owners, boundaries
@@ -121,6 +122,8 @@ class Guard:
             reclaims=settings.mode == "fail",
             bystanders=self.bystanders.now,
         )
+        self.measuring = Measuring(self.watch.counting, tree, always=settings.stats is not None)
+        self.measuring.begin()
         self._looking = self.shield("looking at a test's connections")
         self._judging = self.shield("judging an owner")
         self._setting_up = self.shield("looking at a server that a fixture has started")
@@ -176,6 +179,7 @@ class Guard:
         self.expected = expectations(item)
         self._taken_before = self.ledger.taken if has_own_marker(item) else None
         self.nesting.begin(self.expected.nesting(self.settings.nested))
+        self.measuring.begin_test(item)
         self.owners.begin_test(item, self.expected.limits(self.ledger.session.limits))
         if self.server is not None:
             self.server.stuck.watch()
@@ -190,6 +194,7 @@ class Guard:
         test = self.owners.test
         self._tell_of_unlimited(test)
         self.owners.end_test()
+        self.measuring.end_test()
         if self.server is not None and test is not None:
             self.found += self.server.after(test)
 
@@ -267,6 +272,7 @@ class Guard:
     def abandon_test(self) -> None:
         """A test's protocol is over, whether or not it came to its teardown."""
         self.owners.abandon_test()
+        self.measuring.end_test()
         self._found_outside(self.take_findings())
 
     def may_still_fail(self) -> bool:
@@ -291,6 +297,7 @@ class Guard:
         self.tally.notices[:] = dict.fromkeys(self.tally.notices)
         self.tally.pools = self.ledger.pools_seen
         self.tally.taken = self.ledger.taken
+        self.tally.add_uses(self.measuring.rest())
         self.visit_servers()
         self._found_outside(self.unclosed.end_session())
         self._tell_pools()
@@ -336,6 +343,7 @@ class Guard:
     def heard(self, report: pytest.TestReport) -> None:
         """A report of a test was logged."""
         self.tally.add_report(report)
+        self.measuring.heard(report)
         if self.server is not None:
             self.server.heard(report)
 

@@ -30,6 +30,10 @@ class Ledger(Registry):
         self.unreclaimed: list[Checkout] = []  #: leaks that were told, and still keep their slots
         #: Somebody wants to know what is taken; who has it may be told only later.
         self.on_taken: Callable[[Checkout], None] | None = None
+        #: What is taken and comes back is counted, at a cost to each: who wants that sets these.
+        self.count_taken: Callable[[Checkout], None] | None = None
+        self.count_returned: Callable[[Checkout], None] | None = None
+        self.count_put_back: Callable[[Checkout], None] | None = None
         self._out: dict[int, Checkout] = {}
         self._lost = 0
 
@@ -59,9 +63,11 @@ class Ledger(Registry):
         if supply is not None and supply.pool is not pool:
             supply.checkouts += (checkout,)
         out = len(owner.out)
-        if out > owner.peak:  # noqa: PLR1730 - max() costs as much again
-            owner.peak = out
-        pool.make.taken += 1
+        if out > owner.peaks.known:
+            owner.peaks.seen(out)
+        pool.make.takings.up()
+        if self.count_taken is not None:
+            self.count_taken(checkout)
         if self.on_taken is not None:
             self.on_taken(checkout)
         return checkout
@@ -92,6 +98,8 @@ class Ledger(Registry):
             self._out.pop(key, None)
             checkout.owner.out.pop(key, None)
             checkout.returned = True
+            if self.count_returned is not None:
+                self.count_returned(checkout)
             if checkout.taken_by.limits.hold is not None:
                 self._measure(checkout, checkout.taken_by.limits.hold)
         return checkout
@@ -111,6 +119,8 @@ class Ledger(Registry):
         checkout.held = self.clock.now() - checkout.since
         checkout.dropped = "harmless" if harmless else "collected"
         checkout.owner.dropped.append(checkout)
+        if self.count_returned is not None:
+            self.count_returned(checkout)
 
     def end(self, checkout: Checkout) -> None:
         """Note that a checkout is over, whatever has become of its connection."""
@@ -135,11 +145,14 @@ class Ledger(Registry):
         self._out.pop(key, None)
         checkout.owner.out.pop(key, None)
         checkout.returned = True
+        if self.count_returned is not None:
+            self.count_returned(checkout)
         if checkout.taken_by.limits.hold is not None:
             self._measure(checkout, checkout.taken_by.limits.hold)
 
     def _measure(self, checkout: Checkout, hold: float) -> None:
-        checkout.held = self.clock.now() - checkout.since
+        if self.count_returned is None:  # else it is measured already, and known by that number
+            checkout.held = self.clock.now() - checkout.since
         if checkout.held > hold:
             self.overdue.append(checkout)
 
@@ -156,6 +169,8 @@ class Ledger(Registry):
         """Undo a :meth:`give_back`: the pool did not take the connection back after all."""
         checkout.returned = False
         self._out[checkout.key] = checkout.owner.out[checkout.key] = checkout
+        if self.count_put_back is not None:
+            self.count_put_back(checkout)
         if checkout in self.overdue:
             self.overdue.remove(checkout)
 

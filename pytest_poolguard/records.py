@@ -14,6 +14,7 @@ from types import CodeType
 from typing import Any, NamedTuple
 from weakref import ref
 
+from pytest_poolguard.counter import Counter, Highest
 from pytest_poolguard.origin import Origin
 
 __all__ = [
@@ -84,13 +85,18 @@ class Owner:
     dropped: list[Checkout] = field(
         default_factory=list
     )  #: that nobody gave back, and that came back for all that
-    peak: int = 0  #: most connections out at once
+    peaks: Highest = field(default_factory=Highest)  #: of the connections out at once
+
+    @property
+    def peak(self) -> int:
+        """The most connections that were out at once."""
+        return self.peaks.value
 
 
 class Make:
     """The pools of one class and size that were made at one place, the same way; it outlives them."""
 
-    __slots__ = ("label", "library", "made", "made_known", "pools", "taken")
+    __slots__ = ("label", "library", "made", "made_known", "pools", "takings")
 
     def __init__(self, library: str, label: str, made: Origin, *, made_known: bool) -> None:
         self.library = library
@@ -98,7 +104,12 @@ class Make:
         self.made = made
         self.made_known = made_known
         self.pools = 0  #: how many
-        self.taken = 0  #: connections that were taken from them
+        self.takings = Counter()  #: of connections from them
+
+    @property
+    def taken(self) -> int:
+        """How many connections were taken from them."""
+        return self.takings.value
 
 
 class Pool:
@@ -107,6 +118,7 @@ class Pool:
     __slots__ = (
         "__weakref__",
         "driver",
+        "is_handed_on",
         "label",
         "made",
         "made_known",
@@ -145,6 +157,15 @@ class Pool:
         self.phase = owner.phase
         self.was_closed = False  #: by somebody's call
         self.told = False  #: it was reported that it is not closed
+        self.is_handed_on = False  #: another pool hands out its very connections, and notes them as its own
+
+    def size(self, limits: Limits) -> int:
+        """Connections that it hands out at most, now and within these limits; 0 for no limit, or none known."""
+        if limits.max is not None:
+            return limits.max
+        pool, capacity = self.ref(), getattr(self.driver, "capacity", None)
+        known = capacity(pool) if pool is not None and capacity is not None else None
+        return known if isinstance(known, int) and known > 0 else 0
 
     def is_open(self) -> bool:
         """Whether the pool still exists and can hand out connections."""
@@ -230,7 +251,8 @@ class Checkout:
 
     task: Task | None = None  #: the task that holds it; None for code that is not asynchronous
     returned = False
-    held = 0.0  #: seconds, once returned; measured where a limit asks for it
+    held = 0.0  #: seconds, once returned; measured where a limit or a count asks for it
+    count: Any = None  #: the count of its pool's use that it is part of (see ``counting``)
     key_of_holder = False  #: taken under the holder's own process or thread id as key
     cause: tuple[str, str] | None = None  #: a failed return: what happened, detail
     returned_at: Origin | None = None  #: where it was given back, in the middle of a transaction that wrote

@@ -17,6 +17,7 @@ __all__ = [
     "MARKER_HELP",
     "MOST_OF_A_SESSION",
     "OPTIONS",
+    "STATISTICS",
     "Option",
     "Settings",
     "add_options",
@@ -31,6 +32,8 @@ SERVER = ("session", "test", "off")
 SQL = ("shape", "full", "off")
 SIGNALS = ("SIGUSR1", "SIGUSR2")
 TOLD = ("warn", "fail", "off")
+#: Rows of statistics where no number is given: with their headings, a screen.
+STATISTICS = "10"
 
 
 def _one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
@@ -54,6 +57,18 @@ def _seconds(text: str) -> float:
 
 def _words(text: str) -> tuple[str, ...]:
     return tuple(text.replace(",", " ").split())
+
+
+def _rows(text: str) -> int:
+    try:
+        rows = int(text)
+    except ValueError:
+        rows = -1
+    if rows < 0:
+        raise ValueError(
+            f"{text!r} is not a number of rows, 0 or more (what follows the option is taken for it: write =N)"
+        )
+    return rows
 
 
 def _limit(text: str) -> float:
@@ -115,6 +130,7 @@ class Option(NamedTuple):
     metavar: str
     env: str = ""
     ini: Literal["string", "linelist", ""] = "string"  #: the ini key's type; empty where there is only the flag
+    bare: str = ""  #: what the flag means without a value, where it needs none
 
     @property
     def is_switch(self) -> bool:
@@ -296,6 +312,15 @@ OPTIONS = (
         ini="linelist",
     ),
     Option(
+        "poolguard_stats",
+        _rows,
+        None,
+        "show how much each pool was used in which test: connections, peak, waits, the longest hold; and what "
+        f"that advises on their sizes. N: rows (default {STATISTICS}), 0 for all, as with -v",
+        "N",
+        bare=STATISTICS,
+    ),
+    Option(
         "poolguard_json",
         _file,
         "",
@@ -353,6 +378,7 @@ class Settings(NamedTuple):
     update_baseline: bool
     strict_baseline: bool
     ignore: tuple[Ignored, ...]
+    stats: int | None
     json: str
     selftest: bool
 
@@ -364,6 +390,8 @@ def add_options(parser: pytest.Parser) -> None:
         given: dict[str, Any] = {"metavar": option.metavar}
         if option.is_switch:
             given = {"action": "store_const", "const": "true"}
+        elif option.bare:
+            given |= {"nargs": "?", "const": option.bare}
         group.addoption(option.flag, dest=option.name, default=None, help=option.help, **given)
         if option.ini:
             parser.addini(option.name, option.help, type=option.ini, default=None)

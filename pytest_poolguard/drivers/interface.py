@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Protocol
 
+from pytest_poolguard.counting import Call, Counting
 from pytest_poolguard.drivers.session_limits import Sessions
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.records import Checkout, Opening, Pool
@@ -79,6 +80,8 @@ class Watch:
     #: A pool refuses the running code a connection, with an error; the task is the one that waits for the running
     #: one, where that does nothing else.
     on_refused: Callable[[Pool, BaseException, Any], None] = lambda _pool, _error, _task: None
+    #: Is told of calls for connections, where a pool may let its callers wait, while it ``is_on``.
+    counting: Counting = field(init=False)
     grace: float = 1.0  #: seconds to wait for what somebody could still return
     reclaims: bool = False  #: whether leaked connections are ended
     #: The threads that return nobody's connection, though they run.
@@ -87,6 +90,7 @@ class Watch:
     sessions: Sessions = field(init=False)
 
     def __post_init__(self) -> None:
+        self.counting = Counting(self.ledger)
         self.sessions = Sessions(self.ledger, self.on_notice)
 
     def refused(self, pool: object, error: BaseException, task: Any = None) -> None:
@@ -103,6 +107,30 @@ class Watch:
                     supply.refusal = record, error, task
                 else:
                     self.on_refused(record, error, task)
+
+    def refused_at_once(self, pool: object, error: BaseException) -> None:
+        """Likewise, of a pool that never lets its callers wait: none is left."""
+        if self.active:
+            with self.noting("that a pool has nothing left"):
+                self.counting.refuses(pool)
+        self.refused(pool, error)
+
+    def asks(self, pool: object) -> Call | None:
+        """A pool is about to be asked for a connection by the running code; None where nobody counts."""
+        if self.active:
+            try:
+                return self.counting.asks(pool)
+            except Exception as error:
+                self.on_fault("noting that a connection is asked for", error)
+        return None
+
+    def answers(self, call: Call | None, checkout: Checkout | None = None) -> None:
+        """The pool has answered: with this connection; for None, with one that is to be noted, or an error."""
+        if call is not None and self.active:
+            try:
+                self.counting.answers(call, checkout)
+            except Exception as error:
+                self.on_fault("noting who has waited for a connection", error)
 
     @contextmanager
     def noting(self, what: str) -> Iterator[None]:

@@ -201,9 +201,11 @@ class Asyncpg:
 
         return connect
 
-    def _watched_acquire(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    def _watched_acquire(  # noqa: C901 - a function more is a call more, for every connection
+        self, original: Callable[..., Any]
+    ) -> Callable[..., Any]:
         notes, watch, ledger, limited = self._notes, self._watch, self._watch.ledger, self._limited
-        records, is_taken = ledger.records, notes.noting_holders()
+        records, is_taken, counting = ledger.records, notes.noting_holders(), watch.counting
         asyncio = sys.modules["asyncio"]  # the library has imported it
         limited_sessions = watch.sessions.limited
         ended = (asyncio.TimeoutError, asyncio.CancelledError)
@@ -212,6 +214,8 @@ class Asyncpg:
         async def _acquire(self: Any, timeout: float | None) -> Any:
             __tracebackhide__ = True
             limits = ledger.present.limits
+            call = watch.asks(self) if counting.is_on and notes.known(self) is not None else None
+            checkout = None
             try:
                 if limits.max is not None or limits.timeout is not None:
                     proxy = await limited.acquire(original, self, notes.known(self), timeout, limits)
@@ -219,21 +223,24 @@ class Asyncpg:
                     if limited.any_grown:
                         limited.cut_down(self)
                     proxy = await original(self, timeout)
+                if limits.session is not None or limited_sessions:
+                    await notes.limit(self, proxy)
+                if watch.active:
+                    try:
+                        record = records.get(id(self))  # as in ledger.pool(), without the call
+                        if record is None or record.ref() is not self:
+                            record = notes.record(self)
+                        checkout = ledger.check_out(record, proxy._con)
+                        if checkout is not None:
+                            is_taken(checkout, proxy)
+                    except Exception as error:
+                        watch.on_fault("noting a checkout", error)
             except ended as error:
                 notes.gives_up(self, error)
                 raise
-            if limits.session is not None or limited_sessions:
-                await notes.limit(self, proxy)
-            if watch.active:
-                try:
-                    record = records.get(id(self))  # as in ledger.pool(), without the call
-                    if record is None or record.ref() is not self:
-                        record = notes.record(self)
-                    checkout = ledger.check_out(record, proxy._con)
-                    if checkout is not None:
-                        is_taken(checkout, proxy)
-                except Exception as error:
-                    watch.on_fault("noting a checkout", error)
+            finally:
+                if call is not None:
+                    watch.answers(call, checkout)
             return proxy
 
         return _acquire

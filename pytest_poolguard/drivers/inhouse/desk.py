@@ -145,6 +145,7 @@ class Desk:
             self.done(supply)
         held = ledger.held_by(connection)
         if held is not None and held.pool is not record:  # the very connection of a pool that this one stands on
+            held.pool.is_handed_on = True
             ledger.give_back(held.pool.ref(), connection)
         if ledger.knows(connection):
             ledger.serve(connection, record)

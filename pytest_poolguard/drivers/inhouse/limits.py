@@ -41,6 +41,16 @@ class Limited:
     def acquire(self, pool: Any, supply: Supply, take: Callable[[], Any]) -> tuple[Any, Checkout | None]:
         """Take a connection, by a call that has begun."""
         __tracebackhide__ = True
+        watch, taken = self._desk.watch, None
+        call = watch.asks(pool) if watch.counting.is_on else None
+        try:
+            taken = self._acquire(pool, supply, take)
+        finally:
+            watch.answers(call, taken[1] if taken is not None else None)
+        return taken
+
+    def _acquire(self, pool: Any, supply: Supply, take: Callable[[], Any]) -> tuple[Any, Checkout | None]:
+        __tracebackhide__ = True
         desk, limits = self._desk, self._desk.watch.ledger.present.limits
         way = self._way(pool, supply, limits)
         try:
@@ -63,6 +73,18 @@ class Limited:
         self, pool: Any, supply: Supply, take: Callable[[], Coroutine[Any, Any, Any]]
     ) -> tuple[Any, Checkout | None]:
         """Likewise, for a coroutine."""
+        __tracebackhide__ = True
+        watch, taken = self._desk.watch, None
+        call = watch.asks(pool) if watch.counting.is_on else None
+        try:
+            taken = await self._acquire_async(pool, supply, take)
+        finally:
+            watch.answers(call, taken[1] if taken is not None else None)
+        return taken
+
+    async def _acquire_async(
+        self, pool: Any, supply: Supply, take: Callable[[], Coroutine[Any, Any, Any]]
+    ) -> tuple[Any, Checkout | None]:
         __tracebackhide__ = True
         desk, limits = self._desk, self._desk.watch.ledger.present.limits
         way = self._way(pool, supply, limits)

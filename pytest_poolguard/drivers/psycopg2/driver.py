@@ -194,7 +194,7 @@ class Psycopg2:
             except module.PoolError as error:
                 # Where its class waits, this is no refusal yet: see ``blocking``.
                 if is_exhausted(error) and not hasattr(type(self).getconn, "poolguard_bound"):
-                    watch.refused(self, error)
+                    watch.refused_at_once(self, error)
                 raise
             if watch.active:
                 try:

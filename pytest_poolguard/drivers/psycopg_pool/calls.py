@@ -54,7 +54,7 @@ def watched_init(notes: Notes, original: Callable[..., Any]) -> Callable[..., An
 
 def watched_getconn(notes: Notes, original: Callable[..., Any], errors: Errors) -> Callable[..., Any]:
     """``ConnectionPool.getconn``; ``errors`` are what an exhausted pool raises, after a wait or at once."""
-    watch, ledger = notes.watch, notes.watch.ledger
+    watch, ledger, counting = notes.watch, notes.watch.ledger, notes.watch.counting
     records, sessions = ledger.records, watch.sessions
     limited_sessions = sessions.limited
 
@@ -62,7 +62,8 @@ def watched_getconn(notes: Notes, original: Callable[..., Any], errors: Errors) 
     def getconn(self: Any, timeout: float | None = None) -> Any:
         __tracebackhide__ = True
         limits = ledger.present.limits
-        way = None
+        way = checkout = None
+        call = watch.asks(self) if counting.is_on else None
         try:
             if limits.max is not None or limits.timeout is not None:
                 way = notes.way(self, limits, timeout, errors[0])
@@ -75,7 +76,7 @@ def watched_getconn(notes: Notes, original: Callable[..., Any], errors: Errors) 
                     record = records.get(id(self))  # as in ledger.pool(), without the call
                     if record is None or record.ref() is not self:
                         record = notes.new_pool(self, made_known=False)
-                    ledger.check_out(record, connection, blocking=True)
+                    checkout = ledger.check_out(record, connection, blocking=True)
                     if limits.session is not None or limited_sessions:
                         sessions.set(self, connection, TALK)
                 except Exception as fault:
@@ -84,8 +85,8 @@ def watched_getconn(notes: Notes, original: Callable[..., Any], errors: Errors) 
             watch.refused(self, refusal)
             raise
         finally:
-            if way is not None:
-                way.leave()
+            if way is not None or call is not None:
+                notes.leave(way, call, checkout)
         return connection
 
     return getconn
@@ -95,7 +96,7 @@ def watched_async_getconn(  # noqa: C901 - a function more is a call more, for e
     notes: Notes, original: Callable[..., Any], errors: Errors
 ) -> Callable[..., Any]:
     """``AsyncConnectionPool.getconn``, likewise."""
-    watch, ledger = notes.watch, notes.watch.ledger
+    watch, ledger, counting = notes.watch, notes.watch.ledger, notes.watch.counting
     asyncio = sys.modules["asyncio"]  # the library has imported it
     current_task, sleep, records = asyncio.current_task, asyncio.sleep, ledger.records
     limited_sessions = watch.sessions.limited
@@ -108,7 +109,8 @@ def watched_async_getconn(  # noqa: C901 - a function more is a call more, for e
         __tracebackhide__ = True
         waiting = None if _getframe(1).f_code.co_flags & ASYNCHRONOUS else notes.who_waits()
         limits = ledger.present.limits
-        way = None
+        way = checkout = None
+        call = watch.asks(self) if counting.is_on else None
         try:
             if limits.max is not None or limits.timeout is not None:
                 way = notes.way(self, limits, timeout, errors[0])
@@ -135,8 +137,8 @@ def watched_async_getconn(  # noqa: C901 - a function more is a call more, for e
             watch.refused(self, refusal, waiting.task.ref() if waiting is not None else None)
             raise
         finally:
-            if way is not None:
-                way.leave()
+            if way is not None or call is not None:
+                notes.leave(way, call, checkout)
         return connection
 
     return getconn

@@ -6,6 +6,7 @@ import contextlib
 from types import ModuleType
 from typing import Any
 
+from pytest_poolguard.counting import Call
 from pytest_poolguard.drivers.gate import Gates, Way
 from pytest_poolguard.drivers.interface import Driver, Watch
 from pytest_poolguard.drivers.psycopg import ASYNC_TALK
@@ -81,6 +82,12 @@ class Notes:
             connection.pgconn.finish()
             await self.reclaiming.hand_in(pool, connection)
             raise
+
+    def leave(self, way: Way | None, call: Call | None, checkout: Checkout | None) -> None:
+        """A call for a connection is over: the way to it, if there was a gate, and what counts it."""
+        if way is not None:
+            way.leave()
+        self.watch.answers(call, checkout)
 
     def way(self, pool: Any, limits: Limits, timeout: float | None, error: type[Exception]) -> Way:
         """The way to a connection, for one who would wait ``timeout`` seconds, or as long as the pool says."""

@@ -41,8 +41,8 @@ class SQLAlchemy:
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
         self._patches = Patches()
-        self._limited = Limited(watch)
         self._notes = Notes(watch, self)
+        self._limited = Limited(watch, self._notes.asks)
         self._uncommitted = Uncommitted(watch, self._patches)
         self._module: ModuleType | None = None
         self._listening: list[tuple[Any, weakref.ref[Any], str, Callable[..., None]]] = []
@@ -178,18 +178,25 @@ class SQLAlchemy:
         return _should_wrap_creator
 
     def _watched_wait(self, original: Callable[..., Any], timeout: type[Exception]) -> Callable[..., Any]:
-        watch = self._watch
+        notes, watch, ledger, counting = self._notes, self._watch, self._watch.ledger, self._watch.counting
 
         @functools.wraps(original)
         def _do_get(self: Any) -> Any:
             __tracebackhide__ = True
+            call = None
+            # It calls itself again where another was faster. And where there is a gate, it was asked there.
+            if counting.is_on and not ledger.present.limits.bound_taking:
+                is_again = sys._getframe(1).f_code is original.__code__  # noqa: SLF001
+                call = notes.asks(self) if not is_again else None
             try:
                 return original(self)
             except timeout as error:
-                # It calls itself again where another was faster.
                 if sys._getframe(1).f_code is not original.__code__:  # noqa: SLF001
                     watch.refused(self, error)
                 raise
+            finally:
+                if call is not None:
+                    watch.answers(call)
 
         return _do_get
 

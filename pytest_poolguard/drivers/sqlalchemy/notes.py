@@ -14,6 +14,7 @@ from sys import _getframe  # as in ``origin``
 from threading import get_ident
 from typing import Any
 
+from pytest_poolguard.counting import Call
 from pytest_poolguard.drivers.interface import Watch
 from pytest_poolguard.drivers.sqlalchemy.sight import (
     beyond_greenlets,
@@ -205,6 +206,13 @@ class Notes:
             self._shared.add(record)
             self._driver.listen_to_shared(record)
         return record
+
+    def asks(self, pool: Any) -> Call | None:
+        """A pool is asked for a connection, its first one it may be."""
+        with self._watch.noting("a pool"):
+            if self._watch.active and self._watch.ledger.pool(pool) is None and dialect_of(pool, None):
+                self._new_pool(pool, None)
+        return self._watch.asks(pool)
 
     def _hand_over(self, opening: Opening) -> None:
         """A connection is a pool's no longer: whoever has detached it is to close it."""
