@@ -199,8 +199,8 @@ def test_help_lists_every_flag_and_ini_key(pytester):
     text = pytester.runpytest_inprocess("--help").stdout.str()
     assert "connection leaks (pytest-poolguard)" in text
     for option in OPTIONS:
-        value = f"[{option.metavar}]" if option.bare else option.metavar
-        assert option.flag + (f"={value}" if value else "") in text
+        value = f"=[{option.metavar}]" if option.bare else f"={option.metavar}" if option.metavar else ""
+        assert option.flag + value in text
         assert (f"{option.name} ({option.ini})" in text) is bool(option.ini)
 
 

@@ -146,10 +146,8 @@ class Faults:
                 self._course(item, company, tasks, LEAST + TIMES * seconds)
 
     def _course(self, item: pytest.Item, company: Company, tasks: frozenset[int], seconds: float) -> None:
-        expected, settings = self._guard.expected, self._guard.settings
-        repeats = Repeats(
-            self._guard, item, self._trial, self._endings, expected.limits(settings.timeout), tasks, seconds
-        )
+        own = self._guard.expected.limits(self._ledger.session.limits)
+        repeats = Repeats(self._guard, item, self._trial, self._endings, own, tasks, seconds)
         scout = Scout(self._ledger, self._spots, company, repeats.unfit)
         plain = self._repeat(repeats, scout)
         sights = [sight for sight in scout.sights() if self._plan.means(sight.spot)]

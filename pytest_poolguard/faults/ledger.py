@@ -16,9 +16,11 @@ class ListeningLedger(Ledger):
     on_checked_out: Callable[[Checkout], None] = staticmethod(lambda _: None)
     on_returned: Callable[[Checkout], None] = staticmethod(lambda _: None)
 
-    def check_out(self, pool: Pool, connection: object, skip: int = 2) -> Checkout | None:
+    def check_out(
+        self, pool: Pool, connection: object, skip: int = 2, *, blocking: bool = False
+    ) -> Checkout | None:
         """As the ledger, of which this is one frame more."""
-        checkout = super().check_out(pool, connection, skip + 1)
+        checkout = super().check_out(pool, connection, skip + 1, blocking=blocking)
         if checkout is not None:
             self.on_checked_out(checkout)
         return checkout

@@ -84,7 +84,8 @@ class Repeats:
         strikes.begin(self._shielded(listener.statement))
         ledger.on_checked_out, ledger.on_returned = self._when_taken(listener), self._when_returned(listener)
         try:
-            outcome = repeat(self._item, owners, limits, limit)
+            with self._guard.watch.counting.apart():
+                outcome = repeat(self._item, owners, limits, limit)
         finally:
             ledger.on_checked_out = ledger.on_returned = lambda _: None
             strikes.end()

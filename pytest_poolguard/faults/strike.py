@@ -10,7 +10,7 @@ from pytest_poolguard.faults.scout import Company, running_task
 from pytest_poolguard.faults.spots import Spots
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.origin import Place
-from pytest_poolguard.records import Checkout, Limits
+from pytest_poolguard.records import Checkout, Limits, SessionLimits
 
 __all__ = ["Refusing", "Strike"]
 
@@ -103,6 +103,11 @@ class Refusing(Limits):
     def hold(self) -> float | None:
         """Of no interest in a repeat."""
         return None
+
+    @property
+    def session(self) -> SessionLimits | None:
+        """As without a fault."""
+        return self._own.session  # type: ignore[attr-defined,no-any-return]
 
     @property
     def bound_taking(self) -> bool:

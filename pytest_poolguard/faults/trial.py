@@ -6,6 +6,7 @@ import contextlib
 import inspect
 from collections.abc import Iterator
 
+from pytest_poolguard.counter import Counter
 from pytest_poolguard.faults.host import Host
 from pytest_poolguard.faults.ledger import ListeningLedger
 from pytest_poolguard.findings import Finding
@@ -39,7 +40,9 @@ class Trial:
         """Keep what is counted and noted of repeats from the books, and from those who listen."""
         ledger, watch = self._ledger, self._guard.watch
         noted = ledger.overdue, ledger.dirty, ledger.on_taken
-        counts = {make: (make.pools, make.taken) for make in ledger.makes.values()}
+        counts = {make: (make.pools, make.takings) for make in ledger.makes.values()}
+        for make in counts:
+            make.takings = Counter()
         seen, on_refused, dirty_returns = ledger.pools_seen, watch.on_refused, watch.dirty_returns
         ledger.overdue, ledger.dirty, ledger.on_taken = [], [], None
         watch.on_refused, watch.dirty_returns = (lambda _pool, _error, _task: None), False
@@ -52,7 +55,7 @@ class Trial:
             ledger.pools_seen = seen
             for key, make in list(ledger.makes.items()):
                 if make in counts:
-                    make.pools, make.taken = counts[make]
+                    make.pools, make.takings = counts[make]
                 else:
                     del ledger.makes[key]
 

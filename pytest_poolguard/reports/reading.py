@@ -12,6 +12,7 @@ from pytest_poolguard.pools_seen import PoolRow, gathered
 from pytest_poolguard.reports.json_file import FORMAT, VERSION, sites
 from pytest_poolguard.server.census import Census, Visit
 from pytest_poolguard.tally import Tally
+from pytest_poolguard.uses import Use, gathered_uses
 
 if TYPE_CHECKING:
     from pytest_poolguard.faults.account import Account
@@ -72,6 +73,7 @@ def tally_of(plain: dict[str, Any]) -> Tally:
         pools=sum(row.count for row in rows),
         pool_rows=rows,
         taken=int(plain["checkouts"]),
+        uses=[_use(use) for use in plain["uses"]],
         patched=list(plain["libraries"]),
         unwatched=list(plain["unwatched"]),
         visits=[_visit(visit) for visit in plain["servers"]],
@@ -110,6 +112,10 @@ def _account(plains: list[dict[str, Any]]) -> Account | None:
 
 def _row(plain: dict[str, Any]) -> PoolRow:
     return PoolRow.from_dict(_known(plain))
+
+
+def _use(plain: dict[str, Any]) -> Use:
+    return Use.from_dict(_known(plain))
 
 
 def _visit(plain: dict[str, Any]) -> Visit:
@@ -156,6 +162,8 @@ def merged(files: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
         whole[name] = list(dict.fromkeys(one for plain in plains for one in plain[name]))
     rows = gathered(_row(row) for plain in plains for row in plain["pools"])
     whole["pools"] = [row.to_dict() for row in rows]
+    uses = gathered_uses(_use(use) for plain in plains for use in plain["uses"])
+    whole["uses"] = [use.to_dict() for use in uses]
     whole["checkouts"] = sum(plain["checkouts"] for plain in plains)
     whole["sites"] = sites(whole["findings"])
     whole["markers"] = {}
