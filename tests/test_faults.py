@@ -246,7 +246,15 @@ def cases(path) -> list[tuple[object, ...]]:
 
 
 def test_the_normal_results_are_as_without_it(suite):
-    junit = ("-Wdefault", "--junitxml=it.xml", "-ojunit_logging=all", "-rA", "--durations=0", "-vv")
+    junit = (
+        "-Wdefault",
+        "--junitxml=it.xml",
+        "-ojunit_logging=all",
+        "-rA",
+        "--durations=0",
+        "-vv",
+        "--poolguard-stats",
+    )
     plain = suite.run(NORMAL, *junit)
     before = cases(suite.path / "it.xml")
     events = (suite.path / "events").read_text()
@@ -257,6 +265,11 @@ def test_the_normal_results_are_as_without_it(suite):
     assert plain.result.parseoutcomes()["warnings"] == 2
     assert run.findings == plain.findings == []
     assert run.data["checkouts"] == plain.data["checkouts"]
+    counted = [
+        [(use["nodeid"], use["made_at"], use["checkouts"], use["peak"], use["waits"]) for use in data["uses"]]
+        for data in (run.data, plain.data)
+    ]
+    assert counted[0] == counted[1] != []
     assert [(row["made_at"], row["count"]) for row in run.data["pools"]] == [
         (row["made_at"], row["count"]) for row in plain.data["pools"]
     ]
