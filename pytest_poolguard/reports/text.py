@@ -236,9 +236,7 @@ def _connection(finding: Finding) -> str:
         parts.append(f"backend pid {finding.backend_pid}")
     if finding.transaction_status:
         parts.append(finding.transaction_status)
-    if finding.server.get("statement"):
-        parts.append(f"last statement: {finding.server['statement']}")
-    return ", ".join(parts)
+    return ", ".join([*parts, *_held(finding)])
 
 
 def _each(finding: Finding) -> str:
@@ -262,9 +260,13 @@ def _backend(finding: Finding) -> str:
     parts.append(f"connected for {age(float(server['age_seconds']))}")
     if server.get("application") and not server["application"].startswith(PREFIX):
         parts.append(f"application {server['application']}")
-    if server.get("statement"):
-        parts.append(f"last statement: {server['statement']}")
-    return ", ".join(part for part in parts if part)
+    return ", ".join(part for part in (*parts, *_held(finding)) if part)
+
+
+def _held(finding: Finding) -> list[str]:
+    """The advisory locks of a backend, which wait for its end, and its last statement."""
+    words = {"holds": "holds ", "statement": "last statement: "}
+    return [f"{words[name]}{finding.server[name]}" for name in words if finding.server.get(name)]
 
 
 def _frames(finding: Finding, verbosity: int) -> list[str]:
