@@ -201,6 +201,8 @@ class Aftermath:
                 self._tally.notices.append(f"{visit.name} was restarted: what was open there before is gone")
         self._note_lasting(servers, remains)
         visit.idle = sum(opening.pool is not None and opening.pool.is_open() for opening in remains.own)
+        listed = remains.look.backends.keys()
+        self._tally.lasted |= {f.fingerprint for f in self._tally.findings if f.backend_pid in listed}
         told = {finding.backend_pid for finding in self._tally.outside}
         for pid in set(self._tally.open_pids).intersection(remains.look.backends):  # the workers'
             if pid in told:

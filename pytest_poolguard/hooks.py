@@ -78,6 +78,7 @@ class RunHooks:
         if output is None and not runs_no_test(self.config):
             with self.guard.shield("comparing with the baseline"):
                 self.guard.conclude()
+                junit.note_end(self.config, self.guard.tally)
         if output is not None:
             output[ATTRIBUTE] = self.guard.tally.to_worker_output()
         elif self.guard.tally.fails_the_run and session.exitstatus in (
@@ -128,7 +129,7 @@ class RunHooks:
     def tell_github(self, terminalreporter: Any) -> None:
         tally, root = self.guard.tally, str(self.config.rootpath)
         name = github.below(os.environ.get("GITHUB_WORKSPACE") or root, root)
-        for line in github.commands(tally.findings, name):
+        for line in github.commands(tally, name):
             terminalreporter.write_line(line)
         path, text = os.environ.get("GITHUB_STEP_SUMMARY"), github.job_summary(tally, name)
         if path and text:
