@@ -13,7 +13,7 @@ import pytest
 
 from pytest_poolguard.guard import Guard
 from pytest_poolguard.origin import printable
-from pytest_poolguard.reports import github, json_file, junit, summary
+from pytest_poolguard.reports import github, json_file, junit, notices, summary
 from pytest_poolguard.settings import runs_no_test
 from pytest_poolguard.settling import Settling
 from pytest_poolguard.tally import ATTRIBUTE
@@ -124,7 +124,7 @@ class RunHooks:
             if self.guard.on_github and not hasattr(self.config, "workerinput"):
                 self.tell_github(terminalreporter)
         for text in faults[known:]:
-            terminalreporter.write_line(summary.fault(text))
+            terminalreporter.write_line(notices.fault(text))
 
     def tell_github(self, terminalreporter: Any) -> None:
         tally, root = self.guard.tally, str(self.config.rootpath)

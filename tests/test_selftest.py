@@ -235,7 +235,11 @@ def test_a_fault_of_our_own_is_a_failure(monkeypatch):
     ("unheard", "libraries", "told"),
     [
         (("check_out", "opening"), LIBRARIES, r"what \w+ (hands out|opens) is not seen"),
-        (("give_back", "end"), [name for name in LIBRARIES if name != "psycopg"], r"what is given back to \w+ is not seen"),
+        (
+            ("give_back", "end"),
+            [name for name in LIBRARIES if name != "psycopg"],
+            r"what is given back to \w+ is not seen",
+        ),
     ],
     ids=["taking", "returning"],
 )
