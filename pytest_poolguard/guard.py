@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
-import traceback
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -19,11 +16,7 @@ from pytest_poolguard.bystanders import Bystanders
 from pytest_poolguard.clock import Clock
 from pytest_poolguard.deferral import Deferral
 from pytest_poolguard.describe import Describe
-from pytest_poolguard.drivers.canaries import AT_IMPORT
-from pytest_poolguard.drivers.canary import NotSeen
-from pytest_poolguard.drivers.imports import is_there
-from pytest_poolguard.drivers.interface import AddedDriver, Driver, Watch
-from pytest_poolguard.drivers.known import driver_of
+from pytest_poolguard.drivers.interface import Watch
 from pytest_poolguard.dump import Dump
 from pytest_poolguard.findings import FAILED, WARNED, Finding
 from pytest_poolguard.judging import Judge
@@ -39,12 +32,13 @@ from pytest_poolguard.server.activity import Ask
 from pytest_poolguard.server.run_name import RunName
 from pytest_poolguard.serverside import ServerSide
 from pytest_poolguard.settings import Settings
-from pytest_poolguard.shield import Shield
+from pytest_poolguard.shield import OwnFaults
 from pytest_poolguard.snapshots import Snapshots
 from pytest_poolguard.tally import Tally
 from pytest_poolguard.this_run import ThisRun, in_force, now
 from pytest_poolguard.tolerance import Tolerance
 from pytest_poolguard.unclosed import Unclosed
+from pytest_poolguard.watching import Libraries
 
 __all__ = ["Guard"]
 
@@ -69,6 +63,8 @@ class Guard:
         self.on_github = on_github  #: GitHub Actions reads what is printed
         self.is_controller = False  #: of an xdist run: it runs no test itself
         self.tally = Tally()
+        own_faults = OwnFaults(self.tally.faults, self._give_up)
+        self.shield = own_faults.shield
         self.clock = Clock()
         self.deferral = Deferral()
         self.expected = Expectations()
@@ -112,7 +108,7 @@ class Guard:
         self.refusals = Refusals(self.snapshots, self.describe.made, self._on_server, self.nesting.refused)
         self.watch = Watch(
             self.ledger,
-            self.lose_the_books,
+            own_faults.lose_the_books,
             self._connected,
             settings.dialects,
             dirty_returns=settings.dirty_returns != "off",
@@ -120,60 +116,18 @@ class Guard:
             on_unwatched=self.tally.unwatched.append,
             holders=self.describe.holders,
             on_refused=self.refusals.note,
+            grace=settings.grace,
+            reclaims=settings.mode == "fail",
+            bystanders=self.bystanders.now,
         )
         self._looking = self.shield("looking at a test's connections")
         self._judging = self.shield("judging an owner")
         self._setting_up = self.shield("looking at a server that a fixture has started")
         self.dump = Dump(self.snapshots.all, self.refusals.pool_in_words)
         self.dump.with_stacks(functools.partial(self.refusals.note_end, "pytest-timeout ended the test"))
-        self._drivers: dict[str, Driver] = {}
-        self.added: list[AddedDriver] = []
+        self.libraries = Libraries(self.watch, tree, self.tally, own_faults.note)
 
-    # watching
-
-    def imported(self, library: str, name: str, module: ModuleType) -> None:
-        """A module of a library was imported: watch it."""
-        try:
-            if library not in self._drivers:
-                self._drivers[library] = driver_of(library)(self.watch)
-            driver = self._drivers[library]
-        except Exception as error:
-            self.fault(f"loading the driver of {library}", error)
-            return
-        self.watch_module(driver, name, module)
-
-    def watch_module(self, driver: Driver, name: str, module: ModuleType) -> None:
-        """A module of a driver's library was imported: watch it."""
-        try:
-            driver.modules[name](module)
-            self._prove(name, module)
-            for folder in getattr(sys.modules.get(driver.library), "__path__", ()):
-                self._tree.fold(folder)
-        except Exception as error:
-            text = f"{_known(driver)} is not watched: {printable(str(error))}"
-            if text not in self.tally.unwatched:
-                self.tally.unwatched.append(text)
-            return
-        known = _known(driver)
-        if known not in self.tally.patched:
-            self.tally.patched.append(known)
-
-    def _prove(self, name: str, module: ModuleType) -> None:
-        """Let what can be proved unnoticed be proved at once; raises :class:`NotSeen`."""
-        proof = AT_IMPORT.get(name) if self.watch.active else None
-        if proof is None:
-            return
-        try:
-            list(proof(module, self.ledger))
-        except NotSeen:
-            raise
-        except Exception:
-            return  # another release, it may be, or a double: nothing was proved, and nothing refuted
-
-    def add(self, driver: AddedDriver) -> None:
-        """Let a driver of the suite's own report to this run."""
-        driver.begin(self.watch)
-        self.added.append(driver)
+    # the run
 
     @property
     def is_in_a_fork(self) -> bool:
@@ -186,14 +140,21 @@ class Guard:
         if self.server is not None:
             self.server.stop()
         self.dump.stop()
-        for driver in (*self._drivers.values(), *self.added):
-            driver.undo()
+        self.libraries.undo()
 
-    def dump_on_signal(self, stderr: int) -> None:
-        """Write who has which connections, to a file descriptor, whenever the signal comes that was asked for."""
-        reason = self.dump.on_signal(self.settings.dump_signal, stderr)
-        if reason:
-            self.tally.notices.append(f"poolguard_dump_signal is without effect: {reason}")
+    def tell_hangs(self, stderr: int) -> None:
+        """Write to a file descriptor what a test that hangs waits for, and who has what when a signal comes."""
+        if self.server is not None:
+            self.server.stuck.tell_hangs(stderr, self.dump.full_pools)
+        if self.settings.dump_signal:
+            reason = self.dump.on_signal(self.settings.dump_signal, stderr)
+            if reason:
+                self.tally.notices.append(f"poolguard_dump_signal is without effect: {reason}")
+
+    def _give_up(self) -> None:
+        """Accuse nobody any more: the books are not to be relied on."""
+        self.watch.active = False
+        self.ledger.forget()
 
     def _connected(self, opening: Opening, asker: Callable[[], Ask]) -> None:
         if self.server is not None:
@@ -201,26 +162,6 @@ class Guard:
 
     def _is_first(self, opening: Opening) -> bool:
         return self.server is not None and self.server.is_first(opening)
-
-    # faults of our own
-
-    def lose_the_books(self, doing: str, error: BaseException) -> None:
-        """Give up after an exception of our own that may have left a return unnoticed: nobody is accused then."""
-        self.fault(f"{doing}; nothing was judged from then on", error)
-        self.watch.active = False
-        self.ledger.forget()
-
-    def fault(self, doing: str, error: BaseException) -> None:
-        """Note an exception of our own; the run goes on as without us."""
-        last = traceback.extract_tb(error.__traceback__)[-1:]
-        at = f" at {os.path.basename(last[0].filename)}:{last[0].lineno}" if last else ""
-        text = printable(f"{type(error).__name__} while {doing}{at}: {error}")
-        if text not in self.tally.faults:
-            self.tally.faults.append(text)
-
-    def shield(self, doing: str, *, books: bool = False) -> Shield:
-        """Keep exceptions of our own out of the run; ``books`` where they make the books unreliable."""
-        return Shield(self.lose_the_books if books else self.fault, doing)
 
     # tests
 
@@ -343,6 +284,11 @@ class Guard:
         self.tally.taken = self.ledger.taken
         self.visit_servers()
         self._found_outside(self.unclosed.end_session())
+        self._tell_pools()
+        self.libraries.find_misspelt()
+
+    def _tell_pools(self) -> None:
+        """Note which pools there were, and which are still open."""
         open_pools = [
             pool for pool in self.ledger.pools() if pool.is_open() and not (pool.told or pool.was_closed)
         ]
@@ -351,7 +297,6 @@ class Guard:
         self.tally.pool_rows = rows_of(
             self.ledger.makes.values(), self._tree.site, [(pool.make, count) for pool, count in idle if count]
         )
-        self._find_misspelt_modules()
 
     def this_run(self) -> ThisRun:
         """What is told of the run itself, but for how it ended."""
@@ -361,13 +306,6 @@ class Guard:
         """See what the run has left on the servers."""
         if self.server is not None and not self.is_in_a_fork:
             self._found_outside(self.server.end(is_controller=self.is_controller))
-
-    def _find_misspelt_modules(self) -> None:
-        """Say what was named and can't be imported: that would never be watched."""
-        for driver in self.added:
-            for name in driver.modules:
-                if name not in sys.modules and not is_there(name):
-                    self.tally.unwatched.append(f"{driver.library} is not watched: there is no module {name}")
 
     def tolerate(self, finding: Finding) -> None:
         """Let a finding pass that is known or ignored."""
@@ -406,7 +344,3 @@ class Guard:
         words = self._on_server([opening for _, opening in findings])
         for finding, opening in findings:
             finding.server = words.get(opening, {})
-
-
-def _known(driver: Driver) -> str:
-    return f"{driver.library} {driver.version()}".strip()

@@ -210,6 +210,7 @@ class Checkout:
     cause: tuple[str, str] | None = None  #: a failed return: what happened, detail
     returned_at: Origin | None = None  #: where it was given back, in the middle of a transaction that wrote
     closed_with_pool: Origin | None = None  #: where its pool was closed while it was out
+    waited_for: float | None = None  #: seconds that its pool's close() waited for it, until it was ended
     closed_while_running = False  #: by the code that took it, not by a teardown after it
     noted: Any = None  #: the finding it would be, made while its pool was still open
     framework = ""  #: what keeps it for its thread

@@ -77,6 +77,11 @@ class Watch:
     #: one, where that does nothing else.
     on_refused: Callable[[Pool, BaseException, Any], None] = lambda _pool, _error, _task: None
 
+    grace: float = 1.0  #: seconds to wait for what somebody could still return
+    reclaims: bool = False  #: whether leaked connections are ended
+    #: The threads that return nobody's connection, though they run.
+    bystanders: Callable[[], Iterable[Any]] = tuple
+
     def refused(self, pool: object, error: BaseException, task: Any = None) -> None:
         """A pool is about to raise an error instead of handing out a connection, to the running code."""
         if self.active:

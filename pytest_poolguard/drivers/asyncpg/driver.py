@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from pytest_poolguard.drivers import dirty
+from pytest_poolguard.drivers.asyncpg.closing import Closing
 from pytest_poolguard.drivers.asyncpg.limits import Limited
 from pytest_poolguard.drivers.asyncpg.notes import Notes
 from pytest_poolguard.drivers.asyncpg.objects import is_closing, place_of, state, terminate
@@ -52,6 +53,7 @@ class Asyncpg:
         self._patches = Patches()
         self._notes = Notes(self, watch)
         self._limited = Limited(watch)
+        self._closing = Closing(self._notes, watch)
 
     @property
     def modules(self) -> Mapping[str, Callable[[ModuleType], None]]:
@@ -285,7 +287,7 @@ class Asyncpg:
         return terminate
 
     def _watched_close(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        watch, ledger, limited = self._watch, self._watch.ledger, self._limited
+        watch, ledger, limited, closing = self._watch, self._watch.ledger, self._limited, self._closing
 
         @functools.wraps(original)
         async def close(self: Any) -> None:
@@ -294,8 +296,10 @@ class Asyncpg:
             record = ledger.pool(self) if watch.active else None
             if record is not None:
                 record.was_closed = True
-            if seconds is None or record is None:
+            if record is None:
                 await original(self)
+            elif seconds is None:
+                await closing.close(original, self, record)
             else:
                 await limited.close(original, self, record, seconds)
 
