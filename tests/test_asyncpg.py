@@ -751,6 +751,7 @@ async def test_leaks(own_pool):
     await load(own_pool)
 
 async def test_fails_too(own_pool):
+    await asyncio.to_thread(len, "")  # from now on there is a thread of the loop's, which has nothing to do
     conn = await own_pool.acquire()
     raise ZeroDivisionError
 

@@ -20,6 +20,7 @@ from pytest_poolguard.drivers.awaiting import waiting_for
 from pytest_poolguard.drivers.interface import Watch
 from pytest_poolguard.origin import Origin, capture
 from pytest_poolguard.records import Checkout, Pool
+from pytest_poolguard.whereabouts import is_idle_worker
 
 __all__ = ["Closing"]
 
@@ -77,7 +78,7 @@ class Closing:
         if not holders.is_referenced(checkout):
             return False
         others = set(threading.enumerate()) - {threading.current_thread()} - set(self._watch.bystanders())
-        return bool(others or wait.others())
+        return not all(map(is_idle_worker, others)) or bool(wait.others())
 
 
 class _Wait:
