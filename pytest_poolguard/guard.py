@@ -22,11 +22,12 @@ from pytest_poolguard.findings import FAILED, WARNED, Finding
 from pytest_poolguard.judging import Judge
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.marker import Expectations, expectations, function_of, has_own_marker
+from pytest_poolguard.measuring import Measuring
 from pytest_poolguard.nesting import Nesting
 from pytest_poolguard.origin import SourceTree, printable
 from pytest_poolguard.owners import Owners, boundaries
 from pytest_poolguard.pools_seen import rows_of
-from pytest_poolguard.records import Limits, Opening, Owner
+from pytest_poolguard.records import Limits, Opening, Owner, SessionLimits
 from pytest_poolguard.refusals import Refusals
 from pytest_poolguard.server.activity import Ask
 from pytest_poolguard.server.run_name import RunName
@@ -70,7 +71,7 @@ class Guard:
         self.expected = Expectations()
         self._taken_before: int | None = None  #: connections, before the present test; None without a marker
         self.found: list[Finding] = []  #: of the present test, not yet settled
-        limits = Limits(timeout=settings.timeout)
+        limits = _limits(settings)
         self.ledger = Ledger(self.clock, Owner("session", "session", limits=limits, phase=""), boundaries())
         self.owners = Owners(
             self.ledger, self._owner_ended, self._test_ends, self._teardown_begins, self._is_set_up
@@ -114,12 +115,15 @@ class Guard:
             dirty_returns=settings.dirty_returns != "off",
             is_first=self._is_first,
             on_unwatched=self.tally.unwatched.append,
+            on_notice=self.tally.notices.append,
             holders=self.describe.holders,
             on_refused=self.refusals.note,
             grace=settings.grace,
             reclaims=settings.mode == "fail",
             bystanders=self.bystanders.now,
         )
+        self.measuring = Measuring(self.watch.counting, tree, always=settings.stats is not None)
+        self.measuring.begin()
         self._looking = self.shield("looking at a test's connections")
         self._judging = self.shield("judging an owner")
         self._setting_up = self.shield("looking at a server that a fixture has started")
@@ -171,10 +175,12 @@ class Guard:
         self.test_failed = False
         self.ledger.overdue = []
         self.ledger.dirty = []
+        self.watch.sessions.lately.clear()
         self.expected = expectations(item)
         self._taken_before = self.ledger.taken if has_own_marker(item) else None
         self.nesting.begin(self.expected.nesting(self.settings.nested))
-        self.owners.begin_test(item, self.expected.limits(self.settings.timeout))
+        self.measuring.begin_test(item)
+        self.owners.begin_test(item, self.expected.limits(self.ledger.session.limits))
         if self.server is not None:
             self.server.stuck.watch()
 
@@ -186,9 +192,17 @@ class Guard:
         self.found += [self.describe.overdue(checkout) for checkout in self.ledger.overdue]
         self.found += self._dirty_returns() + self.nesting.findings()
         test = self.owners.test
+        self._tell_of_unlimited(test)
         self.owners.end_test()
+        self.measuring.end_test()
         if self.server is not None and test is not None:
             self.found += self.server.after(test)
+
+    def _tell_of_unlimited(self, test: Owner | None) -> None:
+        """Say so where limits of sessions were asked for, and a connection had no pool to set them."""
+        session = test.limits.session if test is not None else None
+        if test is not None and session is not None and any(one.pool is None for one in test.opened):
+            self.watch.sessions.hold_not(session, "on connections that are opened without a pool")
 
     def _dirty_returns(self) -> list[Finding]:
         """What was given back in the middle of a transaction since the last test."""
@@ -258,6 +272,7 @@ class Guard:
     def abandon_test(self) -> None:
         """A test's protocol is over, whether or not it came to its teardown."""
         self.owners.abandon_test()
+        self.measuring.end_test()
         self._found_outside(self.take_findings())
 
     def may_still_fail(self) -> bool:
@@ -282,6 +297,7 @@ class Guard:
         self.tally.notices[:] = dict.fromkeys(self.tally.notices)
         self.tally.pools = self.ledger.pools_seen
         self.tally.taken = self.ledger.taken
+        self.tally.add_uses(self.measuring.rest())
         self.visit_servers()
         self._found_outside(self.unclosed.end_session())
         self._tell_pools()
@@ -327,6 +343,7 @@ class Guard:
     def heard(self, report: pytest.TestReport) -> None:
         """A report of a test was logged."""
         self.tally.add_report(report)
+        self.measuring.heard(report)
         if self.server is not None:
             self.server.heard(report)
 
@@ -344,3 +361,9 @@ class Guard:
         words = self._on_server([opening for _, opening in findings])
         for finding, opening in findings:
             finding.server = words.get(opening, {})
+
+
+def _limits(settings: Settings) -> Limits:
+    """What holds for fixtures, and for tests whose marker says nothing."""
+    session = SessionLimits(settings.statement_timeout, settings.idle_in_transaction_timeout)
+    return Limits(timeout=settings.timeout, session=session if session != (None, None) else None)
