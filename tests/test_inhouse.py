@@ -7,6 +7,7 @@ import psycopg  # noqa: F401
 import psycopg_pool  # noqa: F401
 import pytest
 from conftest import INI
+from loops import ONE_LOOP
 
 POOL = """
 import contextlib, os, queue
@@ -200,11 +201,7 @@ class Pool:
             await conn.close()
 """
 ASYNC_HEADER = HEADER.replace("def pool", "async def pool").replace("pool.shutdown", "await pool.shutdown")
-ONE_LOOP = (
-    "-oasyncio_mode=auto",
-    "-oasyncio_default_test_loop_scope=module",
-    "-oasyncio_default_fixture_loop_scope=module",
-)
+ASYNC = ("-oasyncio_mode=auto", *ONE_LOOP)
 
 
 def test_coroutines_are_watched_like_functions(run):
@@ -239,7 +236,7 @@ async def test_manager(pool, poolguard):
         assert poolguard.checked_out == 1
     assert poolguard.checked_out == 0
 """,
-        *ONE_LOOP,
+        *ASYNC,
         pool=ASYNC_POOL,
         header=ASYNC_HEADER,
     )
@@ -270,7 +267,7 @@ stack = {stack}
             1 / 0
     assert poolguard.checked_out == 0
 """,
-        *(ONE_LOOP if is_async else ()),
+        *(ASYNC if is_async else ()),
         pool=ASYNC_POOL if is_async else POOL,
         header=ASYNC_HEADER if is_async else HEADER,
         named="shop.db:Pool(acquire=connection)",

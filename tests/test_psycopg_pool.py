@@ -8,6 +8,7 @@ import inspect
 import psycopg  # noqa: F401
 import psycopg_pool
 import pytest
+from loops import ONE_LOOP
 
 HEADER = """
 import asyncio, contextlib, gc, os, threading, time
@@ -78,8 +79,7 @@ async def test_it(pool, ends):
 """,
         *ASYNC,
         # the end of a loop ends its generators, which return what they have: not before the second test
-        "-oasyncio_default_test_loop_scope=module",
-        "-oasyncio_default_fixture_loop_scope=module",
+        *ONE_LOOP,
     )
     result.assert_outcomes(passed=1, failed=1)
     assert result.blamed == ["test_it[False]"]
@@ -487,6 +487,5 @@ async def test_it(asked):
 async def test_next(asked): pass
 """,
         *ASYNC,
-        "-oasyncio_default_test_loop_scope=module",
-        "-oasyncio_default_fixture_loop_scope=module",
+        *ONE_LOOP,
     ).assert_silent(passed=2)
