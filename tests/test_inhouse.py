@@ -246,6 +246,56 @@ async def test_manager(pool, poolguard):
     assert result.findings[0]["task"] == "its name"
 
 
+SLOW_POOL = """
+import asyncio
+
+class Connection:
+    closed = 0
+    async def rollback(self):
+        await asyncio.sleep(0.05)
+
+class Pool:
+    def __init__(self):
+        self.idle = [Connection()]
+
+    async def checkout(self):
+        return self.idle.pop()
+
+    async def checkin(self, conn):
+        self.idle.append(conn)
+
+    async def shutdown(self):
+        pass
+"""
+
+
+@pytest.mark.parametrize("moment", [0, 0.02])
+def test_what_was_returned_before_it_was_reclaimed_is_not_taken_from_who_has_it_then(run, moment):
+    """The loop stands still between two tests: a connection is reclaimed in the middle of the next one."""
+    result = run(
+        f"""
+kept = []
+
+async def test_leaks(pool):
+    kept.append([[[[[await pool.checkout()]]]]])
+
+async def test_next(pool):
+    await asyncio.sleep({moment})
+    await pool.checkin(kept[0][0][0][0][0][0])  # late
+    conn = await pool.checkout()
+    await asyncio.sleep(0.2)
+    assert pool.idle == []
+    await pool.checkin(conn)
+    assert pool.idle == [conn]
+""",
+        *ASYNC,
+        pool=SLOW_POOL,
+        header=ASYNC_HEADER,
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    assert result.blamed == ["test_leaks"]
+
+
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
 def test_a_method_that_is_a_context_manager_takes_when_entered_and_returns_when_left(run, is_async):
     word, wait = ("async ", "await ") if is_async else ("", "")
