@@ -1,4 +1,4 @@
-"""One event loop for several tests, whichever pytest-asyncio there is; as a plugin, for inner runs of old ones."""
+"""One event loop for several tests, whichever pytest-asyncio there is; a plugin, for inner runs of old ones."""
 
 from __future__ import annotations
 
