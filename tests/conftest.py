@@ -171,7 +171,7 @@ class Suite:
         out = self.path / "findings.json"
         out.unlink(missing_ok=True)
         args = ("-p", "no:cacheprovider", f"--poolguard-json={out}", *args)
-        if subprocess:
+        if subprocess or {"-n2", "-ploops"} <= {*args}:  # workers look for plugins elsewhere
             result = self.pytester.runpytest_subprocess(*args)
         else:
             result = self.pytester.runpytest_inprocess(*args, no_reraise_ctrlc=True)

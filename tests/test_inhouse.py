@@ -60,13 +60,13 @@ NAMED = "shop.db:Pool(acquire=checkout, release=checkin, close=shutdown)"
 def run(suite):
     """Run a suite that has a module ``shop.db`` with a class ``Pool``, and names it."""
 
-    def run(source, *args, pool=POOL, named=NAMED, header=HEADER):
+    def run(source, *args, pool=POOL, named=NAMED, header=HEADER, **more):
         suite.file("shop/__init__.py", "")
         suite.file("shop/db.py", pool)
         lines = "".join(f"    {line}\n" for line in named.splitlines())
         suite.pytester.makeini(f"{INI}pythonpath = .\npoolguard_pools =\n{lines}")
         # Most of these pools have no need to be closed.
-        return suite.run(source, "--poolguard-open-pools=off", *args, header=header)
+        return suite.run(source, "--poolguard-open-pools=off", *args, header=header, **more)
 
     return run
 
@@ -812,6 +812,7 @@ def test_it(pool, returns):
         *processes,
         *(("-pa_plugin",) if where == "plugin" else ()),
         named="",
+        subprocess=where == "plugin",  # before pytest 8.4, the setting `pythonpath` comes too late for -p
     )
     result.assert_outcomes(passed=1, failed=1)
     assert result.blamed == ["test_it[False]"]
