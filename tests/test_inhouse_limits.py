@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 # C extensions, which can't be imported anew for every inner run
 import psycopg  # noqa: F401
 import pytest
@@ -395,7 +397,13 @@ class Pool:
 
 @pytest.mark.parametrize(
     ("answer", "raised"),
-    [("return {}", ""), ("asyncio.current_task().cancel(); raise", "asyncio.CancelledError")],
+    [
+        ("return {}", ""),
+        pytest.param(
+            *("asyncio.current_task().cancel(); raise", "asyncio.CancelledError"),
+            marks=pytest.mark.skipif(sys.version_info < (3, 11), reason="two cancellations look like one"),
+        ),
+    ],
 )
 def test_a_coroutine_with_an_answer_of_its_own_to_a_timeout_keeps_it(run, answer, raised):  # noqa: F811
     pool = ASYNC_POOL.replace(
