@@ -244,15 +244,18 @@ def slowly(seconds):
     time.sleep(seconds)
 
 class Pool:
+    def __init__(self):
+        self.conn = psycopg2.connect(os.environ["SUITE_DSN"])
+
     def checkout(self, seconds):
         slowly(seconds)
-        return psycopg2.connect(os.environ["SUITE_DSN"])
+        return self.conn
 
     def checkin(self, conn):
-        conn.close()
+        conn.rollback()
 
     def shutdown(self):
-        pass
+        self.conn.close()
 """
     test = """
 @pytest.mark.pool(timeout=0.2)
