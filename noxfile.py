@@ -6,6 +6,8 @@ usage: nox                       all of it; a Python that is not installed is le
        nox -s oldest -- tests/contract -k leak    arguments after -- go to pytest
 """
 
+from collections.abc import Sequence
+
 import nox
 
 PROJECT = nox.project.load_toml("pyproject.toml")
@@ -17,10 +19,10 @@ def oldest(*requirements: str) -> list[str]:
     return [bounded.replace(">=", "==") for bounded in requirements if ">=" in bounded]
 
 
-def run_the_suite(session: nox.Session, *pins: str) -> None:
+def run_the_suite(session: nox.Session, *pins: str, options: Sequence[str] = ()) -> None:
     """Install the checkout with its extra ``test``, and run what the arguments name."""
     session.install("--editable", ".[test]", *pins)
-    options = ("-n", "auto", "--maxprocesses=4", "--dist=worksteal")
+    options = ("-n", "auto", "--maxprocesses=4", "--dist=worksteal", *options)
     # Plugins would be rewritten and compiled again for every run of pytest inside of a test.
     session.run("python", "-m", "pytest", *options, *session.posargs, env={"PYTHONDONTWRITEBYTECODE": None})
 
@@ -35,4 +37,5 @@ def tests(session: nox.Session) -> None:
 def with_the_oldest(session: nox.Session) -> None:
     """Run the suite on the oldest Python, with every lower bound of ``pyproject.toml``."""
     project = PROJECT["project"]
-    run_the_suite(session, *oldest(*project["dependencies"], *project["optional-dependencies"]["test"]))
+    pins = oldest(*project["dependencies"], *project["optional-dependencies"]["test"])
+    run_the_suite(session, *pins, options=["-W", "default"])  # old libraries warn of what they do themselves
