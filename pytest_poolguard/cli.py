@@ -11,8 +11,9 @@ from typing import Any
 from _pytest._io import TerminalWriter
 
 from pytest_poolguard.origin import printable
-from pytest_poolguard.reports import json_file, summary
+from pytest_poolguard.reports import json_file, statistics, summary
 from pytest_poolguard.reports.reading import NotReadable, merged, read, tally_of
+from pytest_poolguard.settings import STATISTICS
 
 __all__ = ["main"]
 
@@ -50,7 +51,10 @@ def merge(files: Sequence[str], out: str) -> None:
 def show(file: str, verbosity: int) -> None:
     """Print the summary of a file, as it stands at the end of a run."""
     screen = Screen()
-    summary.write(screen, tally_of(read(file)), verbosity)
+    tally = tally_of(read(file))
+    if tally.uses:
+        statistics.write(screen, tally.uses, int(STATISTICS), verbosity)
+    summary.write(screen, tally, verbosity)
     if not screen.has_written:
         screen.write_line("poolguard: nothing was found")
 

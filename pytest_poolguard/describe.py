@@ -65,6 +65,11 @@ class Describe:
         finding.hint = hints.hint(checkout, keeper, connection_closed=state.closed, broken=state.broken)
         if checkout.closed_with_pool is not None:
             finding.closed_at = self._tree.site(checkout.closed_with_pool)
+            if checkout.waited_for is not None:
+                finding.note = (
+                    f"{checkout.pool.terms.close}() would have waited for it for ever: "
+                    f"it was ended after {checkout.waited_for:g} s"
+                )
         elif connection is None:
             finding.note = _lost(checkout)
         if checkout.task is not None and checkout.task.awaited_by is not None:

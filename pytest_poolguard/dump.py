@@ -40,11 +40,16 @@ class Dump:
 
     def text(self) -> str:
         """Every pool of which something is out, and who has it."""
-        parts = [
-            "\n".join(told(snapshot, f"poolguard: {self._name(snapshot.pool)}", diagnosis(snapshot)))
-            for snapshot in self._holding()
-        ]
+        parts = [self._told(snapshot, "poolguard: ") for snapshot in self._holding()]
         return "\n".join(parts or ["poolguard: no connection is checked out"]) + "\n"
+
+    def full_pools(self, seconds: float) -> str:
+        """Every pool that has handed out all that it may, and got none of it back for so many seconds."""
+        full = (snapshot for snapshot in self._holding() if snapshot.is_full and snapshot.held)
+        return "\n".join(self._told(one) for one in full if min(held.seconds for held in one.held) >= seconds)
+
+    def _told(self, snapshot: Snapshot, prefix: str = "") -> str:
+        return "\n".join(told(snapshot, prefix + self._name(snapshot.pool), diagnosis(snapshot)))
 
     # a signal
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from pytest_poolguard.counting import Count, Counting
 from pytest_poolguard.describe import Describe
 from pytest_poolguard.drivers.interface import Unaskable
 from pytest_poolguard.findings import Finding
@@ -17,11 +20,17 @@ class PoolGuard:
     """What is checked out now."""
 
     def __init__(
-        self, ledger: Ledger, owners: Owners, describe: Describe, sources: Sources | None = None
+        self,
+        ledger: Ledger,
+        owners: Owners,
+        describe: Describe,
+        counting: Counting,
+        sources: Sources | None = None,
     ) -> None:
         self._ledger = ledger
         self._owners = owners
         self._describe = describe
+        self._counting = counting
         self._sources = sources
 
     @property
@@ -33,6 +42,37 @@ class PoolGuard:
     def peak(self) -> int:
         """The most connections that this test has had out at once; fixtures' are not counted."""
         return self._test.peak
+
+    @property
+    def waits(self) -> list[float]:
+        """Seconds of each call in which this test, or what it has started, had to wait for a connection.
+
+        The longest first, over all pools; calls that still wait are not among them. A call waits that comes when
+        as many are out as its pool hands out at most, from then until it has one, or ends with an error. Raises
+        :class:`RuntimeError` where nothing is counted.
+        """
+        return self._longest_first(wait for count in self._counts for wait in count.waits)
+
+    @property
+    def holds(self) -> list[float]:
+        """Seconds that each connection was out which this test has taken and returned, the longest first.
+
+        Over all pools; fixtures' are not counted. Raises :class:`RuntimeError` where nothing is counted.
+        """
+        return self._longest_first(hold for count in self._counts for hold in count.holds)
+
+    @property
+    def _counts(self) -> list[Count]:
+        if not self._counting.is_on:
+            raise RuntimeError(
+                "poolguard counts nothing in this test: name the fixture `poolguard` among the arguments of the "
+                "test or of one of its fixtures, or run with --poolguard-stats"
+            )
+        return self._counting.counts
+
+    def _longest_first(self, counted: Iterable[tuple[float, Owner]]) -> list[float]:
+        test = self._test
+        return sorted((seconds for seconds, owner in counted if owner is test), reverse=True)
 
     @property
     def outstanding(self) -> list[Finding]:

@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
-import traceback
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -19,32 +16,30 @@ from pytest_poolguard.bystanders import Bystanders
 from pytest_poolguard.clock import Clock
 from pytest_poolguard.deferral import Deferral
 from pytest_poolguard.describe import Describe
-from pytest_poolguard.drivers.canaries import AT_IMPORT
-from pytest_poolguard.drivers.canary import NotSeen
-from pytest_poolguard.drivers.imports import is_there
-from pytest_poolguard.drivers.interface import AddedDriver, Driver, Watch
-from pytest_poolguard.drivers.known import driver_of
+from pytest_poolguard.drivers.interface import Watch
 from pytest_poolguard.dump import Dump
 from pytest_poolguard.findings import FAILED, WARNED, Finding
 from pytest_poolguard.judging import Judge
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.marker import Expectations, expectations, function_of, has_own_marker
+from pytest_poolguard.measuring import Measuring
 from pytest_poolguard.nesting import Nesting
 from pytest_poolguard.origin import SourceTree, printable
 from pytest_poolguard.owners import Owners, boundaries
 from pytest_poolguard.pools_seen import rows_of
-from pytest_poolguard.records import Limits, Opening, Owner
+from pytest_poolguard.records import Limits, Opening, Owner, SessionLimits
 from pytest_poolguard.refusals import Refusals
 from pytest_poolguard.server.activity import Ask
 from pytest_poolguard.server.run_name import RunName
 from pytest_poolguard.serverside import ServerSide
 from pytest_poolguard.settings import Settings
-from pytest_poolguard.shield import Shield
+from pytest_poolguard.shield import OwnFaults
 from pytest_poolguard.snapshots import Snapshots
 from pytest_poolguard.tally import Tally
 from pytest_poolguard.this_run import ThisRun, in_force, now
 from pytest_poolguard.tolerance import Tolerance
 from pytest_poolguard.unclosed import Unclosed
+from pytest_poolguard.watching import Libraries
 
 __all__ = ["Guard"]
 
@@ -69,12 +64,14 @@ class Guard:
         self.on_github = on_github  #: GitHub Actions reads what is printed
         self.is_controller = False  #: of an xdist run: it runs no test itself
         self.tally = Tally()
+        own_faults = OwnFaults(self.tally.faults, self._give_up)
+        self.shield = own_faults.shield
         self.clock = Clock()
         self.deferral = Deferral()
         self.expected = Expectations()
         self._taken_before: int | None = None  #: connections, before the present test; None without a marker
         self.found: list[Finding] = []  #: of the present test, not yet settled
-        limits = Limits(timeout=settings.timeout)
+        limits = _limits(settings)
         self.ledger = Ledger(self.clock, Owner("session", "session", limits=limits, phase=""), boundaries())
         self.owners = Owners(
             self.ledger, self._owner_ended, self._test_ends, self._teardown_begins, self._is_set_up
@@ -112,68 +109,29 @@ class Guard:
         self.refusals = Refusals(self.snapshots, self.describe.made, self._on_server, self.nesting.refused)
         self.watch = Watch(
             self.ledger,
-            self.lose_the_books,
+            own_faults.lose_the_books,
             self._connected,
             settings.dialects,
             dirty_returns=settings.dirty_returns != "off",
             is_first=self._is_first,
             on_unwatched=self.tally.unwatched.append,
+            on_notice=self.tally.notices.append,
             holders=self.describe.holders,
             on_refused=self.refusals.note,
+            grace=settings.grace,
+            reclaims=settings.mode == "fail",
+            bystanders=self.bystanders.now,
         )
+        self.measuring = Measuring(self.watch.counting, tree, always=settings.stats is not None)
+        self.measuring.begin()
         self._looking = self.shield("looking at a test's connections")
         self._judging = self.shield("judging an owner")
         self._setting_up = self.shield("looking at a server that a fixture has started")
         self.dump = Dump(self.snapshots.all, self.refusals.pool_in_words)
         self.dump.with_stacks(functools.partial(self.refusals.note_end, "pytest-timeout ended the test"))
-        self._drivers: dict[str, Driver] = {}
-        self.added: list[AddedDriver] = []
+        self.libraries = Libraries(self.watch, tree, self.tally, own_faults.note)
 
-    # watching
-
-    def imported(self, library: str, name: str, module: ModuleType) -> None:
-        """A module of a library was imported: watch it."""
-        try:
-            if library not in self._drivers:
-                self._drivers[library] = driver_of(library)(self.watch)
-            driver = self._drivers[library]
-        except Exception as error:
-            self.fault(f"loading the driver of {library}", error)
-            return
-        self.watch_module(driver, name, module)
-
-    def watch_module(self, driver: Driver, name: str, module: ModuleType) -> None:
-        """A module of a driver's library was imported: watch it."""
-        try:
-            driver.modules[name](module)
-            self._prove(name, module)
-            for folder in getattr(sys.modules.get(driver.library), "__path__", ()):
-                self._tree.fold(folder)
-        except Exception as error:
-            text = f"{_known(driver)} is not watched: {printable(str(error))}"
-            if text not in self.tally.unwatched:
-                self.tally.unwatched.append(text)
-            return
-        known = _known(driver)
-        if known not in self.tally.patched:
-            self.tally.patched.append(known)
-
-    def _prove(self, name: str, module: ModuleType) -> None:
-        """Let what can be proved unnoticed be proved at once; raises :class:`NotSeen`."""
-        proof = AT_IMPORT.get(name) if self.watch.active else None
-        if proof is None:
-            return
-        try:
-            list(proof(module, self.ledger))
-        except NotSeen:
-            raise
-        except Exception:
-            return  # another release, it may be, or a double: nothing was proved, and nothing refuted
-
-    def add(self, driver: AddedDriver) -> None:
-        """Let a driver of the suite's own report to this run."""
-        driver.begin(self.watch)
-        self.added.append(driver)
+    # the run
 
     @property
     def is_in_a_fork(self) -> bool:
@@ -186,14 +144,21 @@ class Guard:
         if self.server is not None:
             self.server.stop()
         self.dump.stop()
-        for driver in (*self._drivers.values(), *self.added):
-            driver.undo()
+        self.libraries.undo()
 
-    def dump_on_signal(self, stderr: int) -> None:
-        """Write who has which connections, to a file descriptor, whenever the signal comes that was asked for."""
-        reason = self.dump.on_signal(self.settings.dump_signal, stderr)
-        if reason:
-            self.tally.notices.append(f"poolguard_dump_signal is without effect: {reason}")
+    def tell_hangs(self, stderr: int) -> None:
+        """Write to a file descriptor what a test that hangs waits for, and who has what when a signal comes."""
+        if self.server is not None:
+            self.server.stuck.tell_hangs(stderr, self.dump.full_pools)
+        if self.settings.dump_signal:
+            reason = self.dump.on_signal(self.settings.dump_signal, stderr)
+            if reason:
+                self.tally.notices.append(f"poolguard_dump_signal is without effect: {reason}")
+
+    def _give_up(self) -> None:
+        """Accuse nobody any more: the books are not to be relied on."""
+        self.watch.active = False
+        self.ledger.forget()
 
     def _connected(self, opening: Opening, asker: Callable[[], Ask]) -> None:
         if self.server is not None:
@@ -201,26 +166,6 @@ class Guard:
 
     def _is_first(self, opening: Opening) -> bool:
         return self.server is not None and self.server.is_first(opening)
-
-    # faults of our own
-
-    def lose_the_books(self, doing: str, error: BaseException) -> None:
-        """Give up after an exception of our own that may have left a return unnoticed: nobody is accused then."""
-        self.fault(f"{doing}; nothing was judged from then on", error)
-        self.watch.active = False
-        self.ledger.forget()
-
-    def fault(self, doing: str, error: BaseException) -> None:
-        """Note an exception of our own; the run goes on as without us."""
-        last = traceback.extract_tb(error.__traceback__)[-1:]
-        at = f" at {os.path.basename(last[0].filename)}:{last[0].lineno}" if last else ""
-        text = printable(f"{type(error).__name__} while {doing}{at}: {error}")
-        if text not in self.tally.faults:
-            self.tally.faults.append(text)
-
-    def shield(self, doing: str, *, books: bool = False) -> Shield:
-        """Keep exceptions of our own out of the run; ``books`` where they make the books unreliable."""
-        return Shield(self.lose_the_books if books else self.fault, doing)
 
     # tests
 
@@ -230,10 +175,12 @@ class Guard:
         self.test_failed = False
         self.ledger.overdue = []
         self.ledger.dirty = []
+        self.watch.sessions.lately.clear()
         self.expected = expectations(item)
         self._taken_before = self.ledger.taken if has_own_marker(item) else None
         self.nesting.begin(self.expected.nesting(self.settings.nested))
-        self.owners.begin_test(item, self.expected.limits(self.settings.timeout))
+        self.measuring.begin_test(item)
+        self.owners.begin_test(item, self.expected.limits(self.ledger.session.limits))
         if self.server is not None:
             self.server.stuck.watch()
 
@@ -245,9 +192,17 @@ class Guard:
         self.found += [self.describe.overdue(checkout) for checkout in self.ledger.overdue]
         self.found += self._dirty_returns() + self.nesting.findings()
         test = self.owners.test
+        self._tell_of_unlimited(test)
         self.owners.end_test()
+        self.measuring.end_test()
         if self.server is not None and test is not None:
             self.found += self.server.after(test)
+
+    def _tell_of_unlimited(self, test: Owner | None) -> None:
+        """Say so where limits of sessions were asked for, and a connection had no pool to set them."""
+        session = test.limits.session if test is not None else None
+        if test is not None and session is not None and any(one.pool is None for one in test.opened):
+            self.watch.sessions.hold_not(session, "on connections that are opened without a pool")
 
     def _dirty_returns(self) -> list[Finding]:
         """What was given back in the middle of a transaction since the last test."""
@@ -317,6 +272,7 @@ class Guard:
     def abandon_test(self) -> None:
         """A test's protocol is over, whether or not it came to its teardown."""
         self.owners.abandon_test()
+        self.measuring.end_test()
         self._found_outside(self.take_findings())
 
     def may_still_fail(self) -> bool:
@@ -341,8 +297,14 @@ class Guard:
         self.tally.notices[:] = dict.fromkeys(self.tally.notices)
         self.tally.pools = self.ledger.pools_seen
         self.tally.taken = self.ledger.taken
+        self.tally.add_uses(self.measuring.rest())
         self.visit_servers()
         self._found_outside(self.unclosed.end_session())
+        self._tell_pools()
+        self.libraries.find_misspelt()
+
+    def _tell_pools(self) -> None:
+        """Note which pools there were, and which are still open."""
         open_pools = [
             pool for pool in self.ledger.pools() if pool.is_open() and not (pool.told or pool.was_closed)
         ]
@@ -351,7 +313,6 @@ class Guard:
         self.tally.pool_rows = rows_of(
             self.ledger.makes.values(), self._tree.site, [(pool.make, count) for pool, count in idle if count]
         )
-        self._find_misspelt_modules()
 
     def this_run(self) -> ThisRun:
         """What is told of the run itself, but for how it ended."""
@@ -361,13 +322,6 @@ class Guard:
         """See what the run has left on the servers."""
         if self.server is not None and not self.is_in_a_fork:
             self._found_outside(self.server.end(is_controller=self.is_controller))
-
-    def _find_misspelt_modules(self) -> None:
-        """Say what was named and can't be imported: that would never be watched."""
-        for driver in self.added:
-            for name in driver.modules:
-                if name not in sys.modules and not is_there(name):
-                    self.tally.unwatched.append(f"{driver.library} is not watched: there is no module {name}")
 
     def tolerate(self, finding: Finding) -> None:
         """Let a finding pass that is known or ignored."""
@@ -389,6 +343,7 @@ class Guard:
     def heard(self, report: pytest.TestReport) -> None:
         """A report of a test was logged."""
         self.tally.add_report(report)
+        self.measuring.heard(report)
         if self.server is not None:
             self.server.heard(report)
 
@@ -408,5 +363,7 @@ class Guard:
             finding.server = words.get(opening, {})
 
 
-def _known(driver: Driver) -> str:
-    return f"{driver.library} {driver.version()}".strip()
+def _limits(settings: Settings) -> Limits:
+    """What holds for fixtures, and for tests whose marker says nothing."""
+    session = SessionLimits(settings.statement_timeout, settings.idle_in_transaction_timeout)
+    return Limits(timeout=settings.timeout, session=session if session != (None, None) else None)

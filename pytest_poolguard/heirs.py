@@ -38,6 +38,8 @@ class Heirs:
         heir, reason = self._who_has_it(checkout, owner)
         if goes_on and heir is None and not reason:
             return session, "its task was not finished, and goes on when its event loop does"
+        if heir is None and holders.is_about_to_be_closed(checkout):
+            return session, "the generator that took it was left early, and is closed when its event loop goes on"
         return heir, reason
 
     def _who_has_it(self, checkout: Checkout, owner: Owner) -> tuple[Owner | None, str]:

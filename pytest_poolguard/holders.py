@@ -28,6 +28,7 @@ from pytest_poolguard.whereabouts import of_task, of_thread
 __all__ = [
     "factory_of",
     "in_call_that_took_it",
+    "is_about_to_be_closed",
     "is_alive",
     "is_referenced",
     "pauses",
@@ -140,6 +141,21 @@ def _in_task(holder: Task, frames: list[CodeType], owner: Owner) -> bool:
         calls.pop()
     took = {id(code) for code in calls}
     return any(id(code) in took for code, _ in of_task(holder))
+
+
+def is_about_to_be_closed(checkout: Checkout) -> bool:
+    """Whether an asynchronous generator that took the connection was left early, and its loop is to close it.
+
+    When nobody refers to it any longer, it is handed to the loop, which makes a task of its closing and goes on.
+    """
+    loop = checkout.task.loop() if checkout.task is not None else None
+    took = {id(code) for code, _ in checkout.origin.frames() if code.co_flags & inspect.CO_ASYNC_GENERATOR}
+    if not took or loop is None or loop.is_closed():
+        return False
+    waiting = [task.get_coro() for task in sys.modules["asyncio"].all_tasks(loop)]
+    waiting += [part for handle in list(getattr(loop, "_ready", ())) for part in handle._args or ()]  # noqa: SLF001
+    steps = [one for one in waiting if type(one).__name__ == "async_generator_athrow"]
+    return any(id(getattr(one, "ag_code", None)) in took for one in gc.get_referents(*steps))
 
 
 def factory_of(origin: Origin, owners: Iterable[Owner]) -> Owner | None:

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from pytest_poolguard import overrun
 from pytest_poolguard.guard import Guard
 from pytest_poolguard.origin import printable
-from pytest_poolguard.reports import github, json_file, junit, summary
+from pytest_poolguard.reports import github, json_file, junit, statistics, summary
 from pytest_poolguard.settings import runs_no_test
 from pytest_poolguard.settling import Settling
 from pytest_poolguard.tally import ATTRIBUTE
@@ -118,6 +119,9 @@ class RunHooks:
         faults = self.guard.tally.faults
         known = len(faults)
         with self.guard.shield("writing the summary"):
+            rows = self.guard.settings.stats
+            if rows is not None:
+                statistics.write(terminalreporter, self.guard.tally.uses, rows, self.config.get_verbosity())
             summary.write(terminalreporter, self.guard.tally, self.config.get_verbosity())
             summary.count_errors(terminalreporter, self.guard.tally)
             if self.guard.on_github and not hasattr(self.config, "workerinput"):
@@ -277,9 +281,14 @@ class TestHooks:
             if self.guard.server is not None:
                 error = call.excinfo.value if call.excinfo is not None else None
                 self.guard.server.stuck.tell(item, report, error)
+        if report.failed and call.excinfo is not None and self.guard.watch.sessions.is_used:
+            with self.guard.shield("looking at which limit was reached"):
+                overrun.tell(item, report, call.excinfo.value, self.guard.watch.sessions.recent())
         with self._at_report:
             if report.when == "teardown" and self.guard.server is not None:
                 self.guard.server.announce(report)
+            if report.when == "teardown":
+                self.guard.measuring.attach(report)
             return self.settling.made(item, report)
         return report
 

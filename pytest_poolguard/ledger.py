@@ -30,13 +30,20 @@ class Ledger(Registry):
         self.unreclaimed: list[Checkout] = []  #: leaks that were told, and still keep their slots
         #: Somebody wants to know what is taken; who has it may be told only later.
         self.on_taken: Callable[[Checkout], None] | None = None
+        #: What is taken and comes back is counted, at a cost to each: who wants that sets these.
+        self.count_taken: Callable[[Checkout], None] | None = None
+        self.count_returned: Callable[[Checkout], None] | None = None
+        self.count_put_back: Callable[[Checkout], None] | None = None
         self._out: dict[int, Checkout] = {}
         self._lost = 0
 
-    def check_out(self, pool: Pool, connection: object, skip: int = 2) -> Checkout | None:
+    def check_out(
+        self, pool: Pool, connection: object, skip: int = 2, *, blocking: bool = False
+    ) -> Checkout | None:
         """Note that the caller's caller took a connection; None if it is out already (same pool, same key).
 
         ``skip`` is one more where it was the caller of that, and so on: innermost frames that say nothing.
+        Code that is ``blocking`` may be a task's, of which many share a thread; their drivers note the others.
         """
         key = id(connection)
         known = self._out.get(key)
@@ -49,22 +56,24 @@ class Ledger(Registry):
         ident = get_ident()  # as in this_thread()
         thread = None if ident == self.main_thread else self._threads.get(ident, ident)
         checkout = Checkout(pool, connection, key, capture(self.stops, skip), owner, self.clock.now(), thread)
-        if self.starter.get() is not owner:  # a task that others have started, or a thread
+        if blocking or self.starter.get() is not owner:  # a task that others have started, or a thread
             checkout.task = self._blocked_task()
         self._out[key] = owner.out[key] = checkout
         supply = self.supply.get()
         if supply is not None and supply.pool is not pool:
             supply.checkouts += (checkout,)
         out = len(owner.out)
-        if out > owner.peak:  # noqa: PLR1730 - max() costs as much again
-            owner.peak = out
-        pool.make.taken += 1
+        if out > owner.peaks.known:
+            owner.peaks.seen(out)
+        pool.make.takings.up()
+        if self.count_taken is not None:
+            self.count_taken(checkout)
         if self.on_taken is not None:
             self.on_taken(checkout)
         return checkout
 
     def _blocked_task(self) -> Task | None:
-        """The running task, if there is one; a call that is asynchronous tells by itself."""
+        """The running task, if there is one."""
         asyncio = sys.modules.get("asyncio")
         if asyncio is None or asyncio._get_running_loop() is None:  # noqa: SLF001 - it raises nothing
             return None
@@ -89,6 +98,8 @@ class Ledger(Registry):
             self._out.pop(key, None)
             checkout.owner.out.pop(key, None)
             checkout.returned = True
+            if self.count_returned is not None:
+                self.count_returned(checkout)
             if checkout.taken_by.limits.hold is not None:
                 self._measure(checkout, checkout.taken_by.limits.hold)
         return checkout
@@ -108,6 +119,8 @@ class Ledger(Registry):
         checkout.held = self.clock.now() - checkout.since
         checkout.dropped = "harmless" if harmless else "collected"
         checkout.owner.dropped.append(checkout)
+        if self.count_returned is not None:
+            self.count_returned(checkout)
 
     def end(self, checkout: Checkout) -> None:
         """Note that a checkout is over, whatever has become of its connection."""
@@ -132,11 +145,14 @@ class Ledger(Registry):
         self._out.pop(key, None)
         checkout.owner.out.pop(key, None)
         checkout.returned = True
+        if self.count_returned is not None:
+            self.count_returned(checkout)
         if checkout.taken_by.limits.hold is not None:
             self._measure(checkout, checkout.taken_by.limits.hold)
 
     def _measure(self, checkout: Checkout, hold: float) -> None:
-        checkout.held = self.clock.now() - checkout.since
+        if self.count_returned is None:  # else it is measured already, and known by that number
+            checkout.held = self.clock.now() - checkout.since
         if checkout.held > hold:
             self.overdue.append(checkout)
 
@@ -153,6 +169,8 @@ class Ledger(Registry):
         """Undo a :meth:`give_back`: the pool did not take the connection back after all."""
         checkout.returned = False
         self._out[checkout.key] = checkout.owner.out[checkout.key] = checkout
+        if self.count_put_back is not None:
+            self.count_put_back(checkout)
         if checkout in self.overdue:
             self.overdue.remove(checkout)
 

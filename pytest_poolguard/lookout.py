@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from pytest_poolguard.clock import Clock
 from pytest_poolguard.owners import Owners
+from pytest_poolguard.records import Owner
 from pytest_poolguard.server.contention import Contention
 
 __all__ = ["Lookout", "Seen"]
@@ -24,6 +25,8 @@ __all__ = ["Lookout", "Seen"]
 BEAT = 0.5
 #: Seconds that a phase of a test runs before the first look at the servers, and at most between two looks.
 FIRST, LONGEST = 3.0, 15.0
+#: Seconds that a phase runs before it is told, while it does, what it seems to hang on.
+LOUD = 10.0
 #: Seconds before a test's hard time limit, at most, for the last look.
 LAST = 1.0
 #: Seconds to wait for the thread to end: it may be in the middle of a look.
@@ -41,15 +44,26 @@ class Seen:
 
 
 class Lookout:
-    """Looks from :meth:`start` to :meth:`stop`; ``look`` asks the servers, ``cry`` tells what kills the run."""
+    """Looks from :meth:`start` to :meth:`stop`; ``look`` asks the servers.
+
+    ``cry`` tells what kills the run. ``shout`` tells what a test seems to hang on, which may be a lock that was
+    seen, and says whether there was something to tell: once for each phase.
+    """
 
     def __init__(
-        self, clock: Clock, owners: Owners, look: Callable[[], list[Contention]], cry: Callable[[Seen], None]
+        self,
+        clock: Clock,
+        owners: Owners,
+        look: Callable[[], list[Contention]],
+        cry: Callable[[Seen], None],
+        shout: Callable[[Owner, Seen | None], bool],
     ) -> None:
         self._clock = clock
         self._owners = owners
         self._look = look
         self._cry = cry
+        self._shout = shout
+        self._has_shouted = False  #: in the present phase
         self._seen: Seen | None = None
         self._phase: tuple[object, str] = (None, "")
         self._since = self._next = 0.0
@@ -108,6 +122,7 @@ class Lookout:
         phase = (test, test.phase if test is not None else "")
         if phase != self._phase:
             self._phase, self._since, self._next = phase, now, now + FIRST
+            self._has_shouted = False
         is_last = self._deadline is not None and time.monotonic() >= self._deadline
         if test is None or not (is_last or now >= self._next):
             return
@@ -117,6 +132,8 @@ class Lookout:
         waits = any(look.waiting() for look in looks)
         if waits and phase == (self._owners.test, test.phase):
             self._seen = Seen(test.nodeid, test.phase, after, looks)
+        if after >= LOUD and not self._has_shouted:
+            self._has_shouted = self._shout(test, self._seen if waits else None)
         if is_last:
             self._deadline = None
             if waits and self._seen is not None:

@@ -14,8 +14,8 @@ import pytest
 from _pytest.reports import CollectErrorRepr
 
 from pytest_poolguard.origin import printable
-from pytest_poolguard.records import Limits
-from pytest_poolguard.settings import MARKER
+from pytest_poolguard.records import Limits, SessionLimits
+from pytest_poolguard.settings import MARKER, MOST_OF_A_SESSION
 
 __all__ = [
     "Expectations",
@@ -34,23 +34,34 @@ class Expectations:
     max: int | None = None
     timeout: float | None = None  #: seconds
     hold: float | None = None  #: seconds
+    statement_timeout: float | None = None  #: seconds; 0 for no limit
+    idle_in_transaction_timeout: float | None = None  #: likewise
     nested: bool | None = None
     leaks: int | Literal["any"] | None = None
     reason: str = ""
 
-    def limits(self, timeout: float | None) -> Limits:
-        """What holds while the test runs; ``timeout`` where the marker has none."""
-        if self is NONE and timeout is None:
-            return NO_LIMITS
-        return Limits(self.max, timeout if self.timeout is None else self.timeout, self.hold)
+    def limits(self, options: Limits) -> Limits:
+        """What holds while the test runs: the ``options`` where the marker says nothing."""
+        if self is NONE:
+            return options
+        timeout = options.timeout if self.timeout is None else self.timeout
+        return Limits(self.max, timeout, self.hold, self._session_limits(options.session))
+
+    def _session_limits(self, options: SessionLimits | None) -> SessionLimits | None:
+        own = SessionLimits(self.statement_timeout, self.idle_in_transaction_timeout)
+        if own == (None, None):
+            return options
+        return SessionLimits(
+            *(b if a is None else a for a, b in zip(own, options or SessionLimits(), strict=True))
+        )
 
     def nesting(self, mode: str) -> str:
         """What becomes of nested checkouts, where the option says ``mode``: "off", "warn" or "fail"."""
         return mode if self.nested is None else "off" if self.nested else "fail"
 
 
-#: Of a test that has no marker, and what that means: one of each for all.
-NONE, NO_LIMITS = Expectations(), Limits()
+#: Of a test that has no marker: one for all.
+NONE = Expectations()
 
 
 def expectations(item: pytest.Item) -> Expectations:
@@ -151,6 +162,10 @@ def _is_seconds(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
+def _is_session_limit(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MOST_OF_A_SESSION
+
+
 def _is_flag(value: object) -> bool:
     return isinstance(value, bool)
 
@@ -168,6 +183,11 @@ ARGUMENTS: dict[str, tuple[Callable[[object], bool], str]] = {
     "max": (_is_count, "a number of connections, 1 or more"),
     "timeout": (_is_seconds, "a number of seconds greater than 0"),
     "hold": (_is_seconds, "a number of seconds greater than 0"),
+    "statement_timeout": (_is_session_limit, f"a number of seconds from 0 (no limit) to {MOST_OF_A_SESSION}"),
+    "idle_in_transaction_timeout": (
+        _is_session_limit,
+        f"a number of seconds from 0 (no limit) to {MOST_OF_A_SESSION}",
+    ),
     "nested": (_is_flag, "True or False"),
     "leaks": (_is_expectation, "a number of connections, 1 or more, or 'any'"),
     "reason": (_is_reason, "a text"),

@@ -97,8 +97,9 @@ def hear_workers(config: pytest.Config, standby: Standby) -> None:
 
 @pytest.fixture(scope="session")
 def poolguard(request: pytest.FixtureRequest) -> PoolGuard:
-    """What the test that runs has checked out of its pools: ``checked_out``, ``peak``, ``outstanding``.
+    """What the test that runs has checked out of its pools: ``checked_out``, ``peak``, ``waits``, ``holds``.
 
+    ``outstanding`` is everything that is out.
     And ``watch_server(dsn)``, for a server that a fixture has started.
     """
     from pytest_poolguard.fixture import PoolGuard  # noqa: PLC0415 - see above
@@ -108,7 +109,7 @@ def poolguard(request: pytest.FixtureRequest) -> PoolGuard:
         pytest.skip("poolguard is off in this run")
     guard = standby.guard()
     sources = guard.server.sources if guard.server is not None else None
-    return PoolGuard(guard.ledger, guard.owners, guard.describe, sources)
+    return PoolGuard(guard.ledger, guard.owners, guard.describe, guard.watch.counting, sources)
 
 
 @pytest.hookimpl(wrapper=True)

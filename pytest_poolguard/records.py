@@ -11,15 +11,37 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import CodeType
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import ref
 
+from pytest_poolguard.counter import Counter, Highest
 from pytest_poolguard.origin import Origin
 
-__all__ = ["Checkout", "Limits", "Make", "Opening", "Owner", "Pool", "Reference", "Supply", "Task"]
+__all__ = [
+    "Checkout",
+    "Limits",
+    "Make",
+    "Opening",
+    "Owner",
+    "Pool",
+    "Reference",
+    "SessionLimits",
+    "Supply",
+    "Task",
+]
 
 #: Makes what refers to an object without keeping it alive: called, it returns the object, or None.
 Reference = Callable[[Any], Callable[[], Any]]
+
+
+class SessionLimits(NamedTuple):
+    """What the server is to end by itself, in the sessions of the connections that a test takes.
+
+    Seconds; 0 for no limit, None for whatever the session has.
+    """
+
+    statement_timeout: float | None = None  #: that a statement may take
+    idle_in_transaction_timeout: float | None = None  #: that a transaction may lie idle
 
 
 @dataclass(frozen=True)
@@ -29,11 +51,17 @@ class Limits:
     max: int | None = None  #: connections that each pool hands out at once
     timeout: float | None = None  #: seconds that taking a connection may block
     hold: float | None = None  #: seconds that one connection may be out
+    session: SessionLimits | None = None  #: None where neither of them is asked for
 
     @property
     def bound_taking(self) -> bool:
-        """Whether they have a say when a connection is taken."""
+        """Whether they have a say in whether a connection is handed out."""
         return self.max is not None or self.timeout is not None
+
+    @property
+    def bound_any_pool(self) -> bool:
+        """Whether they take something that is not done for every connection."""
+        return self.bound_taking or self.session is not None
 
 
 @dataclass(eq=False)
@@ -57,13 +85,18 @@ class Owner:
     dropped: list[Checkout] = field(
         default_factory=list
     )  #: that nobody gave back, and that came back for all that
-    peak: int = 0  #: most connections out at once
+    peaks: Highest = field(default_factory=Highest)  #: of the connections out at once
+
+    @property
+    def peak(self) -> int:
+        """The most connections that were out at once."""
+        return self.peaks.value
 
 
 class Make:
     """The pools of one class and size that were made at one place, the same way; it outlives them."""
 
-    __slots__ = ("label", "library", "made", "made_known", "pools", "taken")
+    __slots__ = ("label", "library", "made", "made_known", "pools", "takings")
 
     def __init__(self, library: str, label: str, made: Origin, *, made_known: bool) -> None:
         self.library = library
@@ -71,7 +104,12 @@ class Make:
         self.made = made
         self.made_known = made_known
         self.pools = 0  #: how many
-        self.taken = 0  #: connections that were taken from them
+        self.takings = Counter()  #: of connections from them
+
+    @property
+    def taken(self) -> int:
+        """How many connections were taken from them."""
+        return self.takings.value
 
 
 class Pool:
@@ -80,6 +118,7 @@ class Pool:
     __slots__ = (
         "__weakref__",
         "driver",
+        "is_handed_on",
         "label",
         "made",
         "made_known",
@@ -118,6 +157,15 @@ class Pool:
         self.phase = owner.phase
         self.was_closed = False  #: by somebody's call
         self.told = False  #: it was reported that it is not closed
+        self.is_handed_on = False  #: another pool hands out its very connections, and notes them as its own
+
+    def size(self, limits: Limits) -> int:
+        """Connections that it hands out at most, now and within these limits; 0 for no limit, or none known."""
+        if limits.max is not None:
+            return limits.max
+        pool, capacity = self.ref(), getattr(self.driver, "capacity", None)
+        known = capacity(pool) if pool is not None and capacity is not None else None
+        return known if isinstance(known, int) and known > 0 else 0
 
     def is_open(self) -> bool:
         """Whether the pool still exists and can hand out connections."""
@@ -203,11 +251,13 @@ class Checkout:
 
     task: Task | None = None  #: the task that holds it; None for code that is not asynchronous
     returned = False
-    held = 0.0  #: seconds, once returned; measured where a limit asks for it
+    held = 0.0  #: seconds, once returned; measured where a limit or a count asks for it
+    count: Any = None  #: the count of its pool's use that it is part of (see ``counting``)
     key_of_holder = False  #: taken under the holder's own process or thread id as key
     cause: tuple[str, str] | None = None  #: a failed return: what happened, detail
     returned_at: Origin | None = None  #: where it was given back, in the middle of a transaction that wrote
     closed_with_pool: Origin | None = None  #: where its pool was closed while it was out
+    waited_for: float | None = None  #: seconds that its pool's close() waited for it, until it was ended
     closed_while_running = False  #: by the code that took it, not by a teardown after it
     noted: Any = None  #: the finding it would be, made while its pool was still open
     framework = ""  #: what keeps it for its thread
@@ -260,6 +310,7 @@ class Supply:
 
     checkouts: tuple[Checkout, ...] = ()  #: from pools that it stands on
     openings: tuple[Opening, ...] = ()
+    refusal: tuple[Pool, BaseException, Any] | None = None  #: by a pool that it stands on, with what and for whom
 
     def __init__(self, pool: Pool, outer: Supply | None) -> None:
         self.pool = pool

@@ -42,14 +42,14 @@ class Registry:
         """From now on an owner answers for what is taken, and for the tasks that are started."""
         self.present = owner
         self.starter.set(owner)
-        if self._on_limits and owner.limits.bound_taking:
+        if self._on_limits and owner.limits.bound_any_pool:
             self.once_limited()
 
     def once_limited(self, prepare: Callable[[], None] | None = None) -> None:
-        """Have something prepared as soon as an owner has limits for taking connections: most never have."""
+        """Have something prepared as soon as an owner has limits for what is taken: most never have."""
         if prepare is not None:
             self._on_limits.append(prepare)
-        while self._on_limits and self.present.limits.bound_taking:
+        while self._on_limits and self.present.limits.bound_any_pool:
             self._on_limits.pop()()
 
     # pools and connections

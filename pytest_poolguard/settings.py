@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -14,7 +15,9 @@ from pytest_poolguard.naming import PoolClass, named
 __all__ = [
     "MARKER",
     "MARKER_HELP",
+    "MOST_OF_A_SESSION",
     "OPTIONS",
+    "STATISTICS",
     "Option",
     "Settings",
     "add_options",
@@ -29,6 +32,8 @@ SERVER = ("session", "test", "off")
 SQL = ("shape", "full", "off")
 SIGNALS = ("SIGUSR1", "SIGUSR2")
 TOLD = ("warn", "fail", "off")
+#: Rows of statistics where no number is given: with their headings, a screen.
+STATISTICS = "10"
 
 
 def _one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
@@ -54,10 +59,36 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(text.replace(",", " ").split())
 
 
+def _rows(text: str) -> int:
+    try:
+        rows = int(text)
+    except ValueError:
+        rows = -1
+    if rows < 0:
+        raise ValueError(
+            f"{text!r} is not a number of rows, 0 or more (what follows the option is taken for it: write =N)"
+        )
+    return rows
+
+
 def _limit(text: str) -> float:
     seconds = _seconds(text)
     if not seconds:
         raise ValueError(f"{text!r} is not a number of seconds greater than 0")
+    return seconds
+
+
+#: Seconds: the server counts milliseconds, in 31 bits.
+MOST_OF_A_SESSION = 2_147_483
+
+
+def _session_limit(text: str) -> float:
+    try:
+        seconds = _seconds(text)
+    except ValueError:
+        seconds = math.inf
+    if seconds > MOST_OF_A_SESSION:
+        raise ValueError(f"{text!r} is not a number of seconds from 0 (no limit) to {MOST_OF_A_SESSION}")
     return seconds
 
 
@@ -99,6 +130,7 @@ class Option(NamedTuple):
     metavar: str
     env: str = ""
     ini: Literal["string", "linelist", ""] = "string"  #: the ini key's type; empty where there is only the flag
+    bare: str = ""  #: what the flag means without a value, where it needs none
 
     @property
     def is_switch(self) -> bool:
@@ -143,6 +175,22 @@ OPTIONS = (
         None,
         "seconds that taking a connection may block, in tests whose marker has no timeout (default: as long as "
         "the pool waits)",
+        "SECONDS",
+    ),
+    Option(
+        "poolguard_statement_timeout",
+        _session_limit,
+        None,
+        "seconds that a statement may take on the connections that are taken from pools, in tests whose marker "
+        "has no statement_timeout: the server's own limit, set and taken back; 0 for none (default: as the "
+        "session has it)",
+        "SECONDS",
+    ),
+    Option(
+        "poolguard_idle_in_transaction_timeout",
+        _session_limit,
+        None,
+        "seconds that a transaction may lie idle on them, likewise",
         "SECONDS",
     ),
     Option(
@@ -264,6 +312,15 @@ OPTIONS = (
         ini="linelist",
     ),
     Option(
+        "poolguard_stats",
+        _rows,
+        None,
+        "show how much each pool was used in which test: connections, peak, waits, the longest hold; and what "
+        f"that advises on their sizes. N: rows (default {STATISTICS}), 0 for all, as with -v",
+        "N",
+        bare=STATISTICS,
+    ),
+    Option(
         "poolguard_json",
         _file,
         "",
@@ -284,10 +341,13 @@ OPTIONS = (
 
 MARKER = "pool"
 MARKER_HELP = (
-    "pool(max=None, timeout=None, hold=None, nested=None, leaks=None, reason=None): limits for the connection "
-    "pools during the test. max: connections that each pool hands out at once; timeout: seconds that taking one "
-    "may block; hold: seconds that one may be out; nested: whether a thread or task may take one while it holds "
-    "another; leaks: how many connections the test is expected to leak, or 'any', with a reason. "
+    "pool(max=None, timeout=None, hold=None, statement_timeout=None, idle_in_transaction_timeout=None, "
+    "nested=None, leaks=None, reason=None): limits for the connection pools during the test. "
+    "max: connections that each pool hands out at once; timeout: seconds that taking one "
+    "may block; hold: seconds that one may be out; statement_timeout: seconds that a statement may take on one; "
+    "idle_in_transaction_timeout: seconds that a transaction may lie idle on one; nested: whether a thread or "
+    "task may take one while it holds another; leaks: how many connections the test is expected to leak, or "
+    "'any', with a reason. "
     "(pytest-poolguard)"
 )
 
@@ -301,6 +361,8 @@ class Settings(NamedTuple):
     mode: str
     grace: float
     timeout: float | None
+    statement_timeout: float | None
+    idle_in_transaction_timeout: float | None
     connections: str
     open_pools: str
     pools: tuple[PoolClass, ...]
@@ -316,6 +378,7 @@ class Settings(NamedTuple):
     update_baseline: bool
     strict_baseline: bool
     ignore: tuple[Ignored, ...]
+    stats: int | None
     json: str
     selftest: bool
 
@@ -327,6 +390,8 @@ def add_options(parser: pytest.Parser) -> None:
         given: dict[str, Any] = {"metavar": option.metavar}
         if option.is_switch:
             given = {"action": "store_const", "const": "true"}
+        elif option.bare:
+            given |= {"nargs": "?", "const": option.bare}
         group.addoption(option.flag, dest=option.name, default=None, help=option.help, **given)
         if option.ini:
             parser.addini(option.name, option.help, type=option.ini, default=None)

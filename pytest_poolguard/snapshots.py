@@ -85,6 +85,7 @@ class Snapshot:
     capacity: int | None  #: connections that may be out at once, where that is known and limited
     held: list[Held] = field(default_factory=list)
     more: int = 0  #: that are out and were not looked at
+    refuses: bool = True  #: the pool has refused one more; else somebody only looks, and the others are free
 
     @property
     def is_full(self) -> bool:
@@ -121,7 +122,8 @@ class Snapshots:
         for checkout, is_held, frames in seen:
             state = self._state(checkout, frames, asker) if is_held else LEAKED
             held.append(Held(checkout, state, self._finding(checkout, frames), now - checkout.since))
-        return Snapshot(pool, self._capacity(pool), held, len(out) - len(held))
+        refuses = asker is None or asker.asks
+        return Snapshot(pool, pool.size(self._ledger.present.limits) or None, held, len(out) - len(held), refuses)
 
     def all(self) -> list[Snapshot]:
         """What is out of every pool of which something is; the caller may be somebody's interruption."""
@@ -137,14 +139,6 @@ class Snapshots:
         """Whether a pool is known to hand out as many as one likes."""
         pool, capacity = record.ref(), getattr(record.driver, "capacity", None)
         return pool is not None and capacity is not None and capacity(pool) is None
-
-    def _capacity(self, record: Pool) -> int | None:
-        most = self._ledger.present.limits.max
-        if most is not None:
-            return most
-        pool, capacity = record.ref(), getattr(record.driver, "capacity", None)
-        known = capacity(pool) if pool is not None and capacity is not None else None
-        return known if isinstance(known, int) and known > 0 else None
 
     def _finding(self, checkout: Checkout, frames: list[Frame]) -> Finding:
         finding = self._describe.holding(checkout)

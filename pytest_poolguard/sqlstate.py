@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-__all__ = ["CANCELED", "DEADLOCK", "IN_USE", "LOCK_TIMEOUT", "Refusal", "refusal"]
+__all__ = ["CANCELED", "DEADLOCK", "IDLE", "IN_USE", "LOCK_TIMEOUT", "Refusal", "is_lost", "refusal"]
 
 IN_USE = "55006"  #: object_in_use: DROP DATABASE, and it has sessions
 LOCK_TIMEOUT = "55P03"  #: lock_not_available: by lock_timeout, or NOWAIT
 DEADLOCK = "40P01"  #: deadlock_detected
 CANCELED = "57014"  #: query_canceled: by statement_timeout, or a user's request
+IDLE = "25P03"  #: idle_in_transaction_session_timeout
+#: What somebody else can be the cause of.
+LOCKS = (IN_USE, LOCK_TIMEOUT, DEADLOCK, CANCELED)
+#: What drivers raise over a connection that is gone, where they do not know why: with this SQLSTATE, or none.
+LOST, GONE = ("OperationalError", "InterfaceError", "ConnectionDoesNotExistError"), "08003"
 #: Exceptions of one chain that are looked at.
 DEPTH = 50
 
@@ -22,14 +27,25 @@ class Refusal(NamedTuple):
     message: str  #: with its details; not to be shown, it may hold values
 
 
-def refusal(error: BaseException) -> Refusal | None:
-    """The first in a chain of exceptions by which a server says that somebody else is in the way."""
+def refusal(error: BaseException, states: tuple[str, ...] = LOCKS) -> Refusal | None:
+    """The first in a chain of exceptions by which a server says so: that somebody else is in the way, say."""
     for one in _chain(error):
         for name in ("sqlstate", "pgcode"):  # psycopg's and asyncpg's; psycopg2's
             state = _attribute(one, name)
-            if state in (IN_USE, LOCK_TIMEOUT, DEADLOCK, CANCELED):
+            if state in states:
                 return Refusal(str(state), _text(one))
     return None
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether there is one in a chain of exceptions that says only that a connection is gone."""
+    return any(
+        type(one).__name__ in LOST
+        and _attribute(one, "pgcode") is None
+        and _attribute(one, "sqlstate") in (None, GONE)
+        and _attribute(one, "orig") is None
+        for one in _chain(error)
+    )
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

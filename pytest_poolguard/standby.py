@@ -5,6 +5,7 @@ A suite without a database never loads more of the plugin than this, the setting
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from functools import partial
@@ -44,8 +45,7 @@ class Standby:
             from pytest_poolguard.tolerance import Tolerance  # noqa: PLC0415 - few suites have any
 
             self.tolerance = Tolerance(settings, config)
-        #: A second name for stderr, before pytest captures it.
-        self._stderr = os.dup(STDERR) if settings.dump_signal else None
+        self._stderr = _second_name_of(STDERR)  #: pytest is about to capture the first
         modules = [(library, name) for library, (_, names) in LIBRARIES.items() for name in names]
         self._imports = ImportWatch({name: partial(self._imported, library, name) for library, name in modules})
         if settings.pools:
@@ -64,8 +64,10 @@ class Standby:
         self.name.give_up()
         if self._guard is not None:
             self._guard.stop()
-        if self._stderr is not None:
-            os.close(self._stderr)
+        stderr, self._stderr = self._stderr, None
+        if stderr is not None:
+            with contextlib.suppress(OSError):  # a suite may have closed all there are
+                os.close(stderr)
 
     @property
     def is_awaited(self) -> bool:
@@ -87,7 +89,7 @@ class Standby:
             if self.settings.server != "off":
                 self.name.take()
             if self._stderr is not None:
-                self._guard.dump_on_signal(self._stderr)
+                self._guard.tell_hangs(self._stderr)
             self._config.pluginmanager.register(RunHooks(self._guard, self._config), "poolguard-run")
             if self.tolerance is not None:
                 from pytest_poolguard.hooks import ToleranceHooks  # noqa: PLC0415
@@ -98,15 +100,15 @@ class Standby:
 
     def add(self, driver: AddedDriver) -> None:
         """Watch for the modules of a driver of the suite's own."""
-        self.guard().add(driver)
+        self.guard().libraries.add(driver)
         for name in driver.modules:
             self._imports.add(name, partial(self._added_imported, driver, name))
 
     def _added_imported(self, driver: AddedDriver, name: str, module: ModuleType) -> None:
-        self._watched(partial(self.guard().watch_module, driver, name, module))
+        self._watched(partial(self.guard().libraries.watch_module, driver, name, module))
 
     def _imported(self, library: str, name: str, module: ModuleType) -> None:
-        self._watched(partial(self.guard().imported, library, name, module))
+        self._watched(partial(self.guard().libraries.imported, library, name, module))
 
     def _watched(self, watch: Callable[[], None]) -> None:
         guard = self.guard()
@@ -117,3 +119,9 @@ class Standby:
 
             with guard.shield("beginning to watch"):
                 watch_tests(self._config, guard)
+
+
+def _second_name_of(descriptor: int) -> int | None:
+    with contextlib.suppress(OSError):  # it may be closed
+        return os.dup(descriptor)
+    return None

@@ -6,14 +6,15 @@ lookout while the test waited.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 
 from pytest_poolguard.ledger import Ledger
-from pytest_poolguard.lookout import Lookout, Seen
+from pytest_poolguard.lookout import LOUD, Lookout, Seen
 from pytest_poolguard.origin import SourceTree, printable
 from pytest_poolguard.owners import Owners
 from pytest_poolguard.records import Checkout, Opening, Owner
@@ -49,7 +50,9 @@ class Stuck:
         self._tree = tree
         self._notices = notices
         self._shown = shown
-        self.lookout = Lookout(ledger.clock, owners, self._look, _cry)
+        self.lookout = Lookout(ledger.clock, owners, self._look, _cry, self._shout)
+        self._stderr: int | None = None  #: the file descriptor for what can't wait for a report
+        self._full_pools: Callable[[float], str] = lambda _seconds: ""
 
     def watch(self) -> None:
         """Have the lookout watch, if there is a server that can be asked; it does not outlive a fork."""
@@ -74,6 +77,23 @@ class Stuck:
         seen = self.lookout.take_any(item.nodeid)
         if seen is not None:
             self._notices.append(f"{printable(item.nodeid)} was interrupted. {_of(seen)}")
+
+    def tell_hangs(self, stderr: int, full_pools: Callable[[float], str]) -> None:
+        """Write to a file descriptor what a test hangs on: nobody may ever end it, and then there is no report.
+
+        ``full_pools`` tells who has had all connections of a pool for so many seconds.
+        """
+        self._stderr, self._full_pools = stderr, full_pools
+
+    def _shout(self, test: Owner, seen: Seen | None) -> bool:
+        text = _of(seen) if seen is not None else self._full_pools(LOUD)
+        if text and self._stderr is not None:
+            state = (
+                "still waits for a lock" if seen is not None else "still runs, and a pool has nothing to hand out"
+            )
+            whole = f"\npoolguard: {printable(test.nodeid)} {state}\n{text}\n"
+            os.write(self._stderr, whole.encode(errors="backslashreplace"))
+        return bool(text)
 
     def _refused(self, refused: Refusal) -> str:
         if refused.sqlstate == CANCELED and not AT_A_ROW.search(refused.message):

@@ -13,11 +13,14 @@ from pytest_poolguard.pools_seen import PoolRow, gathered
 from pytest_poolguard.server.census import Visit
 from pytest_poolguard.server.demand import Demand
 from pytest_poolguard.this_run import ThisRun
+from pytest_poolguard.uses import Use
 
-__all__ = ["ATTRIBUTE", "Tally", "carried_by"]
+__all__ = ["ATTRIBUTE", "CARRIED_USES", "Tally", "carried_by"]
 
 #: The attribute of a report, and the key of xdist's workeroutput, under which findings travel.
 ATTRIBUTE = "poolguard"
+#: The attribute under which a report carries what pools were used for.
+CARRIED_USES = "poolguard_uses"
 
 
 @dataclass
@@ -32,6 +35,8 @@ class Tally:
     pools: int = 0
     pool_rows: list[PoolRow] = field(default_factory=list)  #: the same pools, by class, size and place
     taken: int = 0
+    uses: list[Use] = field(default_factory=list)  #: of pools, as far as they were counted
+    uses_outside: list[Use] = field(default_factory=list)  #: those that no test's report carries
     patched: list[str] = field(default_factory=list)  #: libraries that were imported, with their versions
     unwatched: list[str] = field(default_factory=list)  #: libraries that were imported, and why nobody watches
     open_pools: list[tuple[Place | None, int]] = field(default_factory=list)
@@ -71,7 +76,8 @@ class Tally:
         setattr(report, ATTRIBUTE, {"told": told, "findings": plain, "refusals": refusals or []})
 
     def add_report(self, report: Any) -> None:
-        """Take the findings that a logged report carries."""
+        """Take what a logged report carries."""
+        self.uses += map(Use.from_dict, getattr(report, CARRIED_USES, ()))
         carried = getattr(report, ATTRIBUTE, None)
         if not carried:
             return
@@ -85,6 +91,11 @@ class Tally:
         self.findings += findings
         self.untold += findings
         self.outside += findings
+
+    def add_uses(self, uses: list[Use]) -> None:
+        """Take what pools were used for, as far as no test's report carries it."""
+        self.uses += uses
+        self.uses_outside += uses
 
     @property
     def fails_the_run(self) -> bool:
@@ -112,6 +123,7 @@ class Tally:
             "faults": self.faults,
             "pool_rows": [row.to_dict() for row in self.pool_rows],
             "marked": self.marked,
+            "uses": [use.to_dict() for use in self.uses_outside],
         }
 
     def add_worker(self, name: str, plain: dict[str, Any] | None) -> None:
@@ -130,6 +142,7 @@ class Tally:
         self.told += plain["told"]
         self.demands += [Demand(**demand) for demand in plain["demands"]]
         self.pool_rows = gathered([*self.pool_rows, *map(PoolRow.from_dict, plain["pool_rows"])])
+        self.add_uses([Use.from_dict(use) for use in plain["uses"]])
         for function, was_needed in plain["marked"].items():
             self.mark(function, was_needed=was_needed)
         for told in ("patched", "unwatched", "notices", "faults"):

@@ -5,6 +5,7 @@ Frames are looked at and let go of, never kept. No test framework and no driver 
 
 from __future__ import annotations
 
+import concurrent.futures.thread
 import gc
 import sys
 import threading
@@ -14,7 +15,7 @@ from typing import Any
 
 from pytest_poolguard.records import Checkout, Task
 
-__all__ = ["of_awaits", "of_holder", "of_task", "of_this_thread", "of_thread"]
+__all__ = ["is_idle_worker", "of_awaits", "of_holder", "of_task", "of_this_thread", "of_thread"]
 
 Frame = tuple[CodeType, int]
 
@@ -58,6 +59,13 @@ def of_awaits(holder: Task) -> list[Frame]:
 def of_thread(ident: int) -> list[Frame]:
     """The frames of a thread, innermost first; none if there is no such thread."""
     return _from(sys._current_frames().get(ident))  # noqa: SLF001 - there is no public way
+
+
+def is_idle_worker(thread: threading.Thread) -> bool:
+    """Whether a thread is an executor's that waits for work; one that was given some just now may seem so."""
+    plumbing = (threading.__file__, concurrent.futures.thread.__file__)
+    frames = of_thread(thread.ident or 0)
+    return bool(frames) and all(code.co_filename in plumbing for code, _ in frames)
 
 
 def of_this_thread() -> list[Frame]:

@@ -31,6 +31,7 @@ RUNS = {
     "orders": ("tests/test_orders.py",),
     "expected": ("small/test_expected.py",),
     "exhausted": ("small/test_exhausted.py",),
+    "sizing": ("small/test_sizing.py", "--poolguard-stats=4"),
     "hints": ("small/test_hints.py",),
     "children": ("small/test_children.py",),
     "session": ("small/test_session.py",),
@@ -68,7 +69,7 @@ STEPS: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
 BLOCK = re.compile(r"^<!-- generated: ([\w -]+), ([\w ]+) -->\n```text\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 #: What differs from run to run, and what stands for it in a comparison.
 VARIES = (
-    (r"\b[\d.]+ (ms|s|min)\b *", "A WHILE"),
+    (r" *<?\b[\d.]+ (ms|s|min)\b *", "A WHILE"),
     (r"\bin [\d.]+s\b", "in A WHILE"),
     (r"\bpid \d+", "pid N"),
     (

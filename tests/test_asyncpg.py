@@ -725,6 +725,113 @@ async def test_clean(own_pool):
     assert f"1 at test_suite.py:{FIRST + 8} in load, in test_leaks" in result.text
 
 
+OWN_POOL = """
+@pytest.fixture
+async def own_pool():
+    pool = await asyncpg.create_pool(DSN, min_size=1, max_size=3)
+    yield pool
+    await pool.close()
+"""
+
+
+def test_a_close_that_would_wait_for_ever_goes_on_when_nobody_can_release_the_connection(suite):
+    """In a fixture's teardown, in the body, and with the connection in the traceback of a test that failed."""
+    suite.setting("poolguard_grace", "0.1")
+    result = suite.run(
+        OWN_POOL
+        + """
+async def load(pool):
+    conn = await pool.acquire()
+    return await conn.fetchval("SELECT 1")
+
+async def test_leaks(own_pool):
+    await load(own_pool)
+
+async def test_fails_too(own_pool):
+    await asyncio.to_thread(len, "")  # from now on there is a thread of the loop's, which has nothing to do
+    conn = await own_pool.acquire()
+    raise ZeroDivisionError
+
+async def test_leaks_in_a_block():
+    async with asyncpg.create_pool(DSN, min_size=1, max_size=3) as pool:
+        await load(pool)
+
+async def test_releases(own_pool):
+    async with own_pool.acquire() as conn:
+        await conn.fetchval("SELECT 1")
+""",
+        *ASYNC,
+        header=HEADER,
+    )
+    result.assert_outcomes(passed=1, failed=3)
+    assert sorted(result.blamed) == ["test_fails_too", "test_leaks", "test_leaks_in_a_block"]
+    assert "note: close() would have waited for it for ever: it was ended after 0.1 s" in result.text
+    assert f"its pool was closed while it was out, at test_suite.py:{FIRST + 5} in own_pool" in result.text
+
+
+def test_a_close_waits_for_who_can_still_release_the_connection_or_end_the_wait(suite):
+    """A task, a thread, a timer, and a deadline of the test's own."""
+    suite.setting("poolguard_grace", "0.05")
+    suite.run(
+        OWN_POOL
+        + """
+async def test_task(own_pool):
+    conn = await own_pool.acquire()
+    async def later():
+        await asyncio.sleep(0.3)
+        assert not conn.is_closed()
+        await own_pool.release(conn)
+    keep(asyncio.create_task(later()))
+
+def later(loop, pool, conn):
+    time.sleep(0.3)
+    keep(asyncio.run_coroutine_threadsafe(pool.release(conn), loop))
+
+async def test_thread(own_pool):
+    conn = await own_pool.acquire()
+    threading.Thread(target=later, args=(asyncio.get_running_loop(), own_pool, conn)).start()
+
+async def test_timer(own_pool):
+    conn = await own_pool.acquire()
+    asyncio.get_running_loop().call_later(0.3, lambda: keep(asyncio.ensure_future(own_pool.release(conn))))
+
+async def test_deadline():
+    pool = await asyncpg.create_pool(DSN, min_size=1, max_size=3)
+    conn = await pool.acquire()
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(pool.close(), 0.3)
+    await pool.release(conn)
+""",
+        *ASYNC,
+        header=HEADER,
+    ).assert_silent(passed=4)
+
+
+def test_a_close_waits_as_it_would_where_nothing_is_reclaimed(suite):
+    """In the mode that only warns."""
+    suite.setting("poolguard_grace", "0.05")
+    result = suite.run(
+        """
+async def load(pool):
+    await pool.acquire()
+
+async def test_it():
+    pool = await asyncpg.create_pool(DSN, min_size=1, max_size=3)
+    await load(pool)
+    closing = asyncio.create_task(pool.close())
+    await asyncio.sleep(0.5)
+    assert not closing.done()
+    pool.terminate()
+    await closing
+""",
+        *ASYNC,
+        "--poolguard=warn",
+        header=HEADER,
+    )
+    result.assert_outcomes(passed=1)
+    assert "would have waited" not in result.text
+
+
 def test_a_deadline_for_close_leaves_what_comes_back_in_time(run):
     run(
         """

@@ -24,6 +24,7 @@ from pytest_poolguard.server.census import Census, Visit
 from pytest_poolguard.settings import OPTIONS
 from pytest_poolguard.tally import Tally
 from pytest_poolguard.this_run import ThisRun
+from pytest_poolguard.uses import Use
 
 PACKAGE = ROOT / "pytest_poolguard"
 REWRITE = os.environ.get("POOLGUARD_REWRITE_DOCS")
@@ -152,7 +153,7 @@ def test_every_field_of_the_json_file_is_in_the_reference():
     fields = {*as_json(Tally()), *finding}
     fields |= {f"{part}.{name}" for part in ("owner", "pool") for name in finding[part]}
     fields -= {"owner", "pool"}
-    for part in ("run", "pool", "site", "server"):
+    for part in ("run", "pool", "use", "site", "server"):
         fields |= {*SCHEMA["$defs"][part]["properties"]}
     assert {f"`{name}`" for name in fields} <= set(rows(text_of("docs/reference.md")))
 
@@ -163,6 +164,7 @@ def test_the_schema_names_every_field_of_the_json_file_and_no_other():
         (SCHEMA, as_json(Tally())),
         (SCHEMA["$defs"]["run"], ThisRun("", "").to_dict()),
         (SCHEMA["$defs"]["pool"], PoolRow("", "").to_dict()),
+        (SCHEMA["$defs"]["use"], Use("", "").to_dict()),
         (SCHEMA["$defs"]["finding"], {"run": "", **finding}),
         (SCHEMA["$defs"]["finding"]["properties"]["owner"], finding["owner"]),
         (SCHEMA["$defs"]["finding"]["properties"]["pool"], finding["pool"]),
@@ -220,5 +222,7 @@ def test_the_readme_of_the_benchmarks_tells_the_limits():
     assert "3 µs" in readme
     assert "MOST = 2.0\n" in from_code
     assert "2 %" in readme
+    assert "COUNTED = 1.0\n" in from_code
+    assert "1 µs" in readme
     assert "PART = 0.1\n" in from_code
     assert "a tenth" in readme

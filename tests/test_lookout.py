@@ -91,6 +91,63 @@ def test_one_that_is_killed_with_the_process_is_told_before(stuck, name):  # noq
     assert text.index("Who waited for a lock") < text.index("Stack of MainThread")
 
 
+def test_one_that_nobody_ends_is_told_of_while_it_waits(stuck, name, monkeypatch, capfd):  # noqa: F811
+    """psycopg2 waits in C, where neither Ctrl-C nor a signal ends it: there may never be a report."""
+    monkeypatch.setattr(lookout_module, "LOUD", 0.5)
+    run = stuck(
+        """
+def test_b():
+    threading.Timer(2.0, kept[0].rollback).start()
+    execute(connect(), "LOCK TABLE NAME")
+"""
+    )
+    run.assert_outcomes(passed=2)
+    told = capfd.readouterr().err
+    assert (
+        told.count("poolguard: test_suite.py::test_b still waits for a lock\nWho waited for a lock, and who") == 1
+    )
+    assert f"waits for AccessExclusiveLock on {name}, blocked by pid " in told
+    assert "in connect, by test test_a" in told
+
+
+FULL = """
+import asyncio, asyncpg
+kept = []
+
+async def load(pool):
+    kept.append(await pool.acquire())
+
+async def wait(size):
+    pool = await asyncpg.create_pool(DSN, min_size=1, max_size=size)
+    await load(pool)
+    waiting = asyncio.ensure_future(pool.acquire())
+    await asyncio.sleep(1.5)
+    waiting.cancel()
+    pool.terminate()
+
+@pytest.mark.pool(leaks="any", reason="it is about the wait")
+def test_waits():
+    asyncio.run(wait(1))
+
+@pytest.mark.pool(leaks="any", reason="one is free")
+def test_waits_not():
+    asyncio.run(wait(3))
+"""
+
+
+def test_a_test_that_waits_for_a_pool_is_told_of_while_it_does(suite, monkeypatch, capfd):
+    """asyncpg's ``acquire()`` has no end of its own."""
+    monkeypatch.setattr(lookout_module, "LOUD", 0.5)
+    monkeypatch.setattr("pytest_poolguard.stuck.LOUD", 0.5)
+    suite.run(FULL).assert_outcomes(passed=2)
+    told = capfd.readouterr().err
+    assert told.count("poolguard: ") == 1
+    head, pool, leak = told.strip().splitlines()[:3]
+    assert head == "poolguard: test_suite.py::test_waits still runs, and a pool has nothing to hand out"
+    assert pool.startswith("Pool(1..1) made at test_suite.py:")
+    assert leak.startswith("  1 of 1 was taken by load (test_suite.py:")
+
+
 def test_a_test_that_gets_its_lock_in_the_end_is_told_nothing(stuck):  # noqa: F811
     run = stuck(
         HANGS
@@ -180,7 +237,8 @@ class Watched:
         self.waits = False
         self.looks = 0
         self.cries = []
-        self.lookout = Lookout(self.clock, self.owners, self.look, self.cries.append)
+        self.shouts = []
+        self.lookout = Lookout(self.clock, self.owners, self.look, self.cries.append, self.shout)
         self.begin("test_a")
 
     def begin(self, name):
@@ -190,6 +248,11 @@ class Watched:
         self.looks += 1
         waiting = holding(1, kind="relation", blockers="2") if self.waits else holding(1)
         return [Contention("somewhere", {1: Session(waiting, "opened at a.py:1")})]
+
+    def shout(self, test, seen):
+        if seen is not None:
+            self.shouts.append(f"{test.name}, {seen.phase}")
+        return seen is not None
 
     def beat(self, seconds):
         self.time += seconds
@@ -265,6 +328,21 @@ def test_the_last_look_in_which_somebody_waited_is_kept(watched):
     watched.beat(5)
     assert watched.looks == 2
     assert watched.lookout.take_any("test_a").after == 1.0
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_phase_that_waits_for_long_is_told_of_once_while_it_does(watched, waits):
+    watched.waits = waits
+    watched.beat(0)
+    watched.beat(lookout_module.LOUD - 0.1)
+    assert watched.shouts == []
+    for _ in range(20):
+        watched.beat(lookout_module.LONGEST)
+    assert watched.shouts == ["test_a, body"] * waits
+    watched.owners.test.phase = "teardown"
+    watched.beat(0)
+    watched.beat(lookout_module.LOUD)
+    assert watched.shouts == ["test_a, body", "test_a, teardown"] * waits
 
 
 @pytest.mark.parametrize("waits", [True, False])

@@ -296,3 +296,26 @@ def test_it(small):
     result.assert_outcomes(failed=1)
     assert ("nobody has it any more, last statement: SELECT ? AS word" in result.text) == (server == "session")
     assert "1 of 1 is held by get (test_suite.py:" in result.text
+
+
+def test_tasks_that_share_a_thread_and_take_one_each_from_a_pool_for_threads(suite):
+    """They do not hold each other's: only the one that takes a second does so while it holds a first."""
+    result = suite.run(
+        """
+import asyncio
+
+async def takes(pool, number):
+    taken = [pool.getconn() for _ in range(number)]
+    await asyncio.sleep(0.05)
+    for conn in taken:
+        pool.putconn(conn)
+
+@pytest.mark.pool(nested=False)
+@pytest.mark.parametrize("number", [1, 2])
+async def test_it(pool, number):
+    await asyncio.gather(takes(pool, 1), takes(pool, 1), takes(pool, number))
+""",
+        "-oasyncio_mode=auto",
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    assert result.blamed == ["test_it[2]"]

@@ -11,8 +11,11 @@ import asyncpg  # noqa: F401
 import psycopg
 import pytest
 
+from pytest_poolguard.clock import Clock
 from pytest_poolguard.drivers.interface import Watch
 from pytest_poolguard.drivers.looking import first_look
+from pytest_poolguard.ledger import Ledger
+from pytest_poolguard.records import Owner
 from pytest_poolguard.server import watch as watch_module
 
 HEADER = """
@@ -302,7 +305,8 @@ def test_an_exception_in_the_look_is_a_fault_of_ours_and_the_task_goes_on():
     def note(doing, error):
         faults.append((doing, error))
 
-    watch = Watch(None, note, breaks, is_first=lambda _: True)
+    ledger = Ledger(Clock(), Owner("session", "session", phase=""))
+    watch = Watch(ledger, note, breaks, is_first=lambda _: True)
     began = time.monotonic()
     asyncio.run(first_look(watch, None, None, None))
     assert time.monotonic() - began < 0.4

@@ -199,7 +199,8 @@ def test_help_lists_every_flag_and_ini_key(pytester):
     text = pytester.runpytest_inprocess("--help").stdout.str()
     assert "connection leaks (pytest-poolguard)" in text
     for option in OPTIONS:
-        assert option.flag + (f"={option.metavar}" if option.metavar else "") in text
+        value = f"=[{option.metavar}]" if option.bare else f"={option.metavar}" if option.metavar else ""
+        assert option.flag + value in text
         assert (f"{option.name} ({option.ini})" in text) is bool(option.ini)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import FunctionType
 
-from contract import test_bad_days, test_contract, test_exhausted, test_nested
+from contract import test_bad_days, test_contract, test_exhausted, test_nested, test_session_limits
 from contract.libraries import LIBRARIES, Library
 
 PAGE = Path(__file__).parent.parent / "docs/libraries.md"
@@ -49,7 +49,7 @@ def cell(test: FunctionType, column: str) -> str:
 def table() -> list[str]:
     tests = [
         test
-        for module in (test_contract, test_bad_days, test_exhausted, test_nested)
+        for module in (test_contract, test_bad_days, test_exhausted, test_nested, test_session_limits)
         for name, test in vars(module).items()
         if name.startswith("test_")
     ]

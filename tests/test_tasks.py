@@ -304,6 +304,36 @@ def test_a_task_that_goes_on_in_the_next_test_has_time_until_it_is_done(run_on_o
         assert result.result.ret == 1
 
 
+LEFT_EARLY = """
+async def rows(pool, returns):
+    conn = await pool.getconn()
+    try:
+        yield 1
+        yield 2
+    finally:
+        if returns:
+            await pool.putconn(conn)
+
+@pytest.mark.parametrize("returns", [True, False])
+async def test_it(pool, returns):
+    async for row in rows(pool, returns):
+        break
+
+async def test_next(pool):
+    await asyncio.sleep(0.1)
+"""
+
+
+def test_a_generator_that_is_left_early_has_time_until_its_loop_has_closed_it(run_on_one_loop):
+    """Nobody has it any longer: asyncio makes a task of its closing, in the next test."""
+    result = run_on_one_loop(LEFT_EARLY)
+    assert result.blamed == ["test_it[False]"]
+    assert (
+        "note: the generator that took it was left early, and is closed when its event loop goes on"
+        in result.text
+    )
+
+
 WORKER = """
 async def work(pool, jobs):
     while True:

@@ -54,3 +54,13 @@ def test_nested(pool):
     other = pool.getconn()
     pool.putconn(other)
     pool.putconn(conn)
+
+
+@pytest.mark.pool(statement_timeout=0.1)
+def test_slow(pool):
+    conn = pool.getconn()
+    try:
+        with conn.cursor() as cursor:
+            cursor.execute("SELECT pg_sleep(60)")
+    finally:
+        pool.putconn(conn)

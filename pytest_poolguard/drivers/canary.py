@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pytest_poolguard.counter import Highest
 from pytest_poolguard.ledger import Ledger
 
 __all__ = ["Canary", "NotSeen", "aside", "is_opened", "is_returned", "is_taken", "prove"]
@@ -42,7 +43,8 @@ def aside(ledger: Ledger, *pools: Any) -> Iterator[None]:
     finally:
         for pool in pools:
             ledger.strike_out(pool)
-        owner.peak = max(peak, len(owner.out))
+        owner.peaks = Highest()
+        owner.peaks.seen(max(peak, len(owner.out)))
 
 
 def prove(ledger: Ledger, pool: Any, take: Callable[[], Any], give: Callable[[Any], Any], name: str) -> str:

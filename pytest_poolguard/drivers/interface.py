@@ -9,10 +9,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Protocol
 
+from pytest_poolguard.counting import Call, Counting
+from pytest_poolguard.drivers.session_limits import Sessions
 from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.records import Checkout, Opening, Pool
 
@@ -71,19 +73,64 @@ class Watch:
     is_first: Callable[[Opening], bool] = lambda _: False
     #: Something of a library is not watched: says what, and why, in a line.
     on_unwatched: Callable[[str], None] = lambda _: None
+    #: Something that was asked for can't be done, though everything is watched: says what, and why, in a line.
+    on_notice: Callable[[str], None] = lambda _: None
     #: Who has connections of a pool, in lines of text.
     holders: Callable[[Pool], list[str]] = lambda _pool: []
     #: A pool refuses the running code a connection, with an error; the task is the one that waits for the running
     #: one, where that does nothing else.
     on_refused: Callable[[Pool, BaseException, Any], None] = lambda _pool, _error, _task: None
+    #: Is told of calls for connections, where a pool may let its callers wait, while it ``is_on``.
+    counting: Counting = field(init=False)
+    grace: float = 1.0  #: seconds to wait for what somebody could still return
+    reclaims: bool = False  #: whether leaked connections are ended
+    #: The threads that return nobody's connection, though they run.
+    bystanders: Callable[[], Iterable[Any]] = tuple
+    #: The connections that have limits of the server's own.
+    sessions: Sessions = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.counting = Counting(self.ledger)
+        self.sessions = Sessions(self.ledger, self.on_notice)
 
     def refused(self, pool: object, error: BaseException, task: Any = None) -> None:
-        """A pool is about to raise an error instead of handing out a connection, to the running code."""
+        """A pool is about to raise an error instead of handing out a connection, to the running code.
+
+        Where that is another pool, which takes it for itself, it is that one's to tell.
+        """
         if self.active:
             with self.noting("who has the connections of a pool"):
-                record = self.ledger.pool(pool)
-                if record is not None:
+                record, supply = self.ledger.pool(pool), self.ledger.supply.get()
+                if record is None:
+                    return
+                if supply is not None and supply.pool is not record:
+                    supply.refusal = record, error, task
+                else:
                     self.on_refused(record, error, task)
+
+    def refused_at_once(self, pool: object, error: BaseException) -> None:
+        """Likewise, of a pool that never lets its callers wait: none is left."""
+        if self.active:
+            with self.noting("that a pool has nothing left"):
+                self.counting.refuses(pool)
+        self.refused(pool, error)
+
+    def asks(self, pool: object) -> Call | None:
+        """A pool is about to be asked for a connection by the running code; None where nobody counts."""
+        if self.active:
+            try:
+                return self.counting.asks(pool)
+            except Exception as error:
+                self.on_fault("noting that a connection is asked for", error)
+        return None
+
+    def answers(self, call: Call | None, checkout: Checkout | None = None) -> None:
+        """The pool has answered: with this connection; for None, with one that is to be noted, or an error."""
+        if call is not None and self.active:
+            try:
+                self.counting.answers(call, checkout)
+            except Exception as error:
+                self.on_fault("noting who has waited for a connection", error)
 
     @contextmanager
     def noting(self, what: str) -> Iterator[None]:
@@ -97,7 +144,8 @@ class Watch:
 class Driver(Protocol):
     """One library.
 
-    It may have a method ``capacity(pool)``: how many connections may be out at once, None for no limit.
+    It may have a method ``capacity(pool)``: how many connections may be out at once, None for no limit; and
+    ``talk(connection)``: how to set the limits of a session over a connection, a ``session_limits.Talk``.
     One whose pools hand out objects of their own for a driver's connections, or let sessions hold them, may have
     three methods besides: ``driver_connection(connection)`` is the one below, ``held_in(thing)`` the connections
     that an object of the library's holds deep inside, ``terms_of(checkout)`` the words for what took this one.

@@ -20,9 +20,36 @@ from pytest_poolguard.drivers.lines.libpq import PqLine, parameters
 from pytest_poolguard.drivers.looking import first_look
 from pytest_poolguard.drivers.moment import Reach
 from pytest_poolguard.drivers.patching import Patches
+from pytest_poolguard.drivers.session_limits import Talk
 from pytest_poolguard.records import Checkout
 
-__all__ = ["Psycopg"]
+__all__ = ["ASYNC_TALK", "TALK", "Psycopg"]
+
+
+def _state(connection: Any) -> State:
+    psycopg: Any = sys.modules["psycopg"]
+    if not isinstance(connection, psycopg.BaseConnection) or getattr(connection.pgconn, "pipeline_status", False):
+        return State()
+    return libpq.state(connection)
+
+
+# psycopg sends its own BEGIN and COMMIT in this way, below all cursors.
+
+
+def _ask(connection: Any, statement: str) -> list[str | None]:
+    return _row(connection.wait(connection._exec_command(statement.encode())))  # noqa: SLF001
+
+
+async def _ask_async(connection: Any, statement: str) -> list[str | None]:
+    return _row(await connection.wait(connection._exec_command(statement.encode())))  # noqa: SLF001
+
+
+def _row(result: Any) -> list[str | None]:
+    values = [result.get_value(0, column) for column in range(result.nfields)]
+    return [None if value is None else value.decode() for value in values]
+
+
+TALK, ASYNC_TALK = Talk(_state, _ask), Talk(_state, _ask_async, is_async=True)
 
 
 class Psycopg:
@@ -57,6 +84,10 @@ class Psycopg:
     def state(self, connection: Any) -> State:
         """What libpq knows of the connection."""
         return libpq.state(connection)
+
+    def talk(self, connection: Any) -> Talk:
+        """With or without ``await``."""
+        return ASYNC_TALK if isinstance(connection, self._async_class) else TALK
 
     # it has no pools
 

@@ -42,7 +42,7 @@ def diagnosis(snapshot: Snapshot, *, now: bool = False) -> list[str]:
     if using:
         asking = [held for state, held in states if state == ASKS]
         lines.append(_in_use(using, asking, total, is_all=len(using) == total))
-    unknown = total - len(states)
+    unknown = total - len(states) if snapshot.refuses else snapshot.more
     if unknown:
         why = "" if snapshot.more else ": nobody was seen to take them, or they could not be made"
         lines.append(f"{unknown} of {total} {_are(unknown)} not known{why}")

@@ -9,6 +9,7 @@ from typing import Any
 
 from pytest_poolguard.redaction import redacted
 from pytest_poolguard.tally import Tally
+from pytest_poolguard.uses import gathered_uses
 from pytest_poolguard.whole_file import write_whole
 
 __all__ = ["FORMAT", "VERSION", "as_json", "sites", "write", "write_plain"]
@@ -29,6 +30,7 @@ def as_json(tally: Tally) -> dict[str, Any]:
         "libraries": tally.patched,
         "pools": [row.to_dict() for row in tally.pool_rows],
         "checkouts": tally.taken,
+        "uses": [use.to_dict() for use in gathered_uses(tally.uses)],
         "servers": [{"run": run, **visit.to_dict()} for visit in tally.visits],
         "sites": sites(findings),
         "findings": findings,

@@ -12,6 +12,7 @@ from pytest_poolguard.pools_seen import PoolRow, gathered
 from pytest_poolguard.reports.json_file import FORMAT, VERSION, sites
 from pytest_poolguard.server.census import Census, Visit
 from pytest_poolguard.tally import Tally
+from pytest_poolguard.uses import Use, gathered_uses
 
 __all__ = ["NotReadable", "merged", "read", "tally_of"]
 
@@ -69,6 +70,7 @@ def tally_of(plain: dict[str, Any]) -> Tally:
         pools=sum(row.count for row in rows),
         pool_rows=rows,
         taken=int(plain["checkouts"]),
+        uses=[_use(use) for use in plain["uses"]],
         patched=list(plain["libraries"]),
         unwatched=list(plain["unwatched"]),
         visits=[_visit(visit) for visit in plain["servers"]],
@@ -94,6 +96,10 @@ def _finding(plain: dict[str, Any]) -> Finding:
 
 def _row(plain: dict[str, Any]) -> PoolRow:
     return PoolRow.from_dict(_known(plain))
+
+
+def _use(plain: dict[str, Any]) -> Use:
+    return Use.from_dict(_known(plain))
 
 
 def _visit(plain: dict[str, Any]) -> Visit:
@@ -140,6 +146,8 @@ def merged(files: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
         whole[name] = list(dict.fromkeys(one for plain in plains for one in plain[name]))
     rows = gathered(_row(row) for plain in plains for row in plain["pools"])
     whole["pools"] = [row.to_dict() for row in rows]
+    uses = gathered_uses(_use(use) for plain in plains for use in plain["uses"])
+    whole["uses"] = [use.to_dict() for use in uses]
     whole["checkouts"] = sum(plain["checkouts"] for plain in plains)
     whole["sites"] = sites(whole["findings"])
     whole["markers"] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from pytest_poolguard.drivers.session_limits import MARK
 from pytest_poolguard.origin import printable
 from pytest_poolguard.redaction import redacted
 
@@ -33,10 +34,10 @@ class Shown:
         self._how = how
 
     def __call__(self, raw: bytes) -> str:
-        """A statement as it came from the server, on one line; empty where none is to be shown."""
-        if self._how == "off":
-            return ""
+        """A statement as it came from the server, on one line; empty where none is to be shown, or it is ours."""
         sql = text_of(raw)
+        if self._how == "off" or sql.startswith(MARK):
+            return ""
         return redacted(_cut(sql, FULL_WIDTH)) if self._how == "full" else statement_shape(sql)
 
 

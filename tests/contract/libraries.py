@@ -18,6 +18,11 @@ import psycopg2.pool, pytest
 
 DSN = os.environ["SUITE_DSN"]
 
+def fetched(conn, sql):
+    with conn.cursor() as cursor:
+        cursor.execute(sql)
+        return cursor.fetchone()[0]
+
 def is_on_server(pid):
     with contextlib.closing(psycopg2.connect(DSN)) as conn, conn.cursor() as cursor:
         cursor.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", [pid])
@@ -49,6 +54,7 @@ class Library:
     refused_by_others: str = ""  #: what another pool raises, if that is something else
     other_pool: str = ""  #: what the hint says of one given to another pool; empty where that can't be done
     query: str = 'conn.cursor().execute("SELECT 1")'
+    value: str = "fetched(conn, {sql})"  #: what a statement with one column returns
     status: str = "idle in transaction"  #: after a query
     pid: str = "conn.info.backend_pid"
     is_async: bool = False
@@ -115,6 +121,7 @@ def _psycopg_pool(pool_class: str, minimum: int, *, is_async: bool) -> Library:
         refused="ValueError",
         other_pool="putconn() of another pool",
         query=f'{wait}conn.cursor().execute("SELECT 1")',
+        value=f"({wait}({wait}conn.execute({{sql}})).fetchone())[0]",
         cure=f"use `{'async ' * is_async}with pool.connection() as conn:`",
         is_async=is_async,
         stunted=(
@@ -171,6 +178,7 @@ def collected():
         close=f"{wait}pool.dispose()",
         exhausted="TimeoutError" if sized else "",
         query=f'{wait}conn.execute(text("SELECT 1"))',
+        value=f"({wait}conn.execute(text({{sql}}))).scalar()",
         pid=f'({wait}conn.execute(text("SELECT pg_backend_pid()"))).scalar()',
         cure=f"use `{word}with engine.connect() as conn:`",
         is_async=is_async,
@@ -295,6 +303,7 @@ LIBRARIES = (
         refused_by_others="asyncpg.InterfaceError",
         other_pool="release() of another pool",
         query='await conn.execute("SELECT 1")',
+        value="await conn.fetchval({sql})",
         status="idle",
         pid="conn.get_server_pid()",
         cure="use `async with pool.acquire() as conn:`",

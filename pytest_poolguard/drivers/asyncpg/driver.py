@@ -17,14 +17,17 @@ from types import ModuleType
 from typing import Any
 
 from pytest_poolguard.drivers import dirty
+from pytest_poolguard.drivers.asyncpg.closing import Closing
 from pytest_poolguard.drivers.asyncpg.limits import Limited
 from pytest_poolguard.drivers.asyncpg.notes import Notes
 from pytest_poolguard.drivers.asyncpg.objects import is_closing, place_of, state, terminate
+from pytest_poolguard.drivers.asyncpg.session_limits import TALK, releasing
 from pytest_poolguard.drivers.interface import State, Terms, Unsupported, Watch
 from pytest_poolguard.drivers.lines.asyncpg import AsyncpgLine
 from pytest_poolguard.drivers.looking import first_look
 from pytest_poolguard.drivers.moment import Reach
 from pytest_poolguard.drivers.patching import Patches, class_tree
+from pytest_poolguard.drivers.session_limits import Talk
 from pytest_poolguard.records import Checkout
 
 __all__ = ["Asyncpg"]
@@ -52,6 +55,7 @@ class Asyncpg:
         self._patches = Patches()
         self._notes = Notes(self, watch)
         self._limited = Limited(watch)
+        self._closing = Closing(self._notes, watch)
 
     @property
     def modules(self) -> Mapping[str, Callable[[ModuleType], None]]:
@@ -76,6 +80,10 @@ class Asyncpg:
     def state(self, connection: Any) -> State:
         """What asyncpg knows of the connection."""
         return state(connection)
+
+    def talk(self, _connection: Any) -> Talk:
+        """The same for every class."""
+        return TALK
 
     def is_open(self, pool: Any) -> bool:
         """Whether nobody has begun to close it."""
@@ -122,7 +130,8 @@ class Asyncpg:
             ("PoolConnectionHolder", "connect", self._watched_holder_connect),
             ("PoolConnectionHolder", "_release_on_close", self._watched_release_on_close),
         ]
-        for name, method, _ in patched:
+        known = (*patched, ("PoolConnectionHolder", "release", None))
+        for name, method, _ in known:
             if method not in getattr(getattr(module, name, None), "__dict__", {}):
                 raise Unsupported(f"asyncpg.pool.{name} has no {method}")
         for name, method, watched in patched:
@@ -133,6 +142,11 @@ class Asyncpg:
                 for alias, value in list(vars(cls).items()):
                     if value is original:
                         self._patches.replace(cls, alias, replacement)
+        self._watch.ledger.once_limited(functools.partial(self._patch_holders, module.PoolConnectionHolder))
+
+    def _patch_holders(self, holders: Any) -> None:
+        """There limits of sessions are taken back; most runs have none."""
+        self._patches.replace(holders, "release", releasing(vars(holders)["release"], self._watch.sessions))
 
     # the replacements: what the caller gets, and the signatures, are the originals'
 
@@ -187,16 +201,21 @@ class Asyncpg:
 
         return connect
 
-    def _watched_acquire(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    def _watched_acquire(  # noqa: C901 - a function more is a call more, for every connection
+        self, original: Callable[..., Any]
+    ) -> Callable[..., Any]:
         notes, watch, ledger, limited = self._notes, self._watch, self._watch.ledger, self._limited
-        records, is_taken = ledger.records, notes.noting_holders()
+        records, is_taken, counting = ledger.records, notes.noting_holders(), watch.counting
         asyncio = sys.modules["asyncio"]  # the library has imported it
+        limited_sessions = watch.sessions.limited
         ended = (asyncio.TimeoutError, asyncio.CancelledError)
 
         @functools.wraps(original)
         async def _acquire(self: Any, timeout: float | None) -> Any:
             __tracebackhide__ = True
             limits = ledger.present.limits
+            call = watch.asks(self) if counting.is_on and notes.known(self) is not None else None
+            checkout = None
             try:
                 if limits.max is not None or limits.timeout is not None:
                     proxy = await limited.acquire(original, self, notes.known(self), timeout, limits)
@@ -204,19 +223,24 @@ class Asyncpg:
                     if limited.any_grown:
                         limited.cut_down(self)
                     proxy = await original(self, timeout)
+                if limits.session is not None or limited_sessions:
+                    await notes.limit(self, proxy)
+                if watch.active:
+                    try:
+                        record = records.get(id(self))  # as in ledger.pool(), without the call
+                        if record is None or record.ref() is not self:
+                            record = notes.record(self)
+                        checkout = ledger.check_out(record, proxy._con)
+                        if checkout is not None:
+                            is_taken(checkout, proxy)
+                    except Exception as error:
+                        watch.on_fault("noting a checkout", error)
             except ended as error:
                 notes.gives_up(self, error)
                 raise
-            if watch.active:
-                try:
-                    record = records.get(id(self))  # as in ledger.pool(), without the call
-                    if record is None or record.ref() is not self:
-                        record = notes.record(self)
-                    checkout = ledger.check_out(record, proxy._con)
-                    if checkout is not None:
-                        is_taken(checkout, proxy)
-                except Exception as error:
-                    watch.on_fault("noting a checkout", error)
+            finally:
+                if call is not None:
+                    watch.answers(call, checkout)
             return proxy
 
         return _acquire
@@ -264,6 +288,7 @@ class Asyncpg:
                 with watch.noting("a return"):
                     if self._proxy is not None and not notes.is_lost(self._proxy):
                         ledger.give_back(self._pool, self._proxy._con)
+                    watch.sessions.forget(self._con)
             original(self)
 
         return _release_on_close
@@ -285,7 +310,7 @@ class Asyncpg:
         return terminate
 
     def _watched_close(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        watch, ledger, limited = self._watch, self._watch.ledger, self._limited
+        watch, ledger, limited, closing = self._watch, self._watch.ledger, self._limited, self._closing
 
         @functools.wraps(original)
         async def close(self: Any) -> None:
@@ -294,8 +319,10 @@ class Asyncpg:
             record = ledger.pool(self) if watch.active else None
             if record is not None:
                 record.was_closed = True
-            if seconds is None or record is None:
+            if record is None:
                 await original(self)
+            elif seconds is None:
+                await closing.close(original, self, record)
             else:
                 await limited.close(original, self, record, seconds)
 

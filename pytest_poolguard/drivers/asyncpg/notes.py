@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pytest_poolguard.drivers.asyncpg.objects import Plumbing, is_closing, proxy_of, reference, state
+from pytest_poolguard.drivers.asyncpg.session_limits import TALK
 from pytest_poolguard.drivers.awaiting import splice
 from pytest_poolguard.drivers.interface import Driver, Watch
 from pytest_poolguard.origin import Origin, capture, printable
@@ -103,6 +104,19 @@ class Notes:
                 holder = self.holder(stack)
                 running = sys.modules["asyncio"].current_task()
                 self._watch.refused(pool, error, holder if holder is not running else None)
+
+    async def limit(self, pool: Any, proxy: Any) -> None:
+        """Set the limits of a session, for a task that is about to have its connection.
+
+        Where it is cancelled over that, nobody knows what is set: the connection is ended.
+        """
+        connection = proxy._con  # noqa: SLF001
+        try:
+            if self._watch.active:
+                await self._watch.sessions.set_async(pool, connection, TALK)
+        except BaseException:
+            connection.terminate()
+            raise
 
     # ways back
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import sys
 import weakref
-from collections.abc import Iterable
 from typing import Any
 
 from pytest_poolguard import holders
 from pytest_poolguard.drivers.inhouse.border import Border
+from pytest_poolguard.drivers.inhouse.refusing import is_refusal, is_same
 from pytest_poolguard.drivers.interface import Watch
 from pytest_poolguard.origin import Origin, capture, printable
 from pytest_poolguard.records import Checkout, Pool, Supply, Task
@@ -84,6 +84,17 @@ class Desk:
         if supply.outer is not None:
             supply.outer.checkouts += supply.checkouts
 
+    def refused(self, supply: Supply, error: BaseException) -> None:
+        """The method that takes a connection raised: perhaps since the pool has none."""
+        self.failed(supply)
+        inner, supply.refusal = supply.refusal, None
+        with self.watch.noting("who has the connections of a pool"):
+            is_closed = supply.pool in self.closed
+            if self.watch.active and is_refusal(self.watch, supply.pool, error, is_closed=is_closed):
+                self.watch.refused(supply.pool.ref(), error)
+            elif inner is not None:
+                self.watch.refused(inner[0].ref(), *inner[1:])
+
     def done(self, supply: Supply) -> None:
         """It has come to its end: what it took is the pool's own."""
         self._current.set(supply.outer)
@@ -105,11 +116,15 @@ class Desk:
             return None
         self._sound = kind
         self._current.set(supply.outer)
+        supply.refusal = None  # it went on without that
         record, ledger, checkout = supply.pool, self._ledger, None
+        session = ledger.present.limits.session
+        if session is not None:
+            self.watch.sessions.hold_not(session, f"on what {self._driver.library} hands out")
         try:
             if supply.checkouts or ledger.knows(connection) or getattr(connection, "__dict__", None):
                 self._serve(supply, connection)
-            checkout = ledger.check_out(record, connection)
+            checkout = ledger.check_out(record, connection, blocking=not is_async)
             if checkout is None:  # the same one for the same thread, say
                 return None
             checkout.stack = self.border.outside(checkout.stack)
@@ -130,6 +145,7 @@ class Desk:
             self.done(supply)
         held = ledger.held_by(connection)
         if held is not None and held.pool is not record:  # the very connection of a pool that this one stands on
+            held.pool.is_handed_on = True
             ledger.give_back(held.pool.ref(), connection)
         if ledger.knows(connection):
             ledger.serve(connection, record)
@@ -153,7 +169,7 @@ class Desk:
             out = [checkout for checkout in self._ledger.outstanding() if checkout.pool.ref() is pool]
             if given:
                 values = [value for value in given if type(value) not in PLAIN]
-                out = [checkout for checkout in out if _is_same(checkout, values, pool)]
+                out = [checkout for checkout in out if is_same(checkout, values, pool)]
             else:
                 thread = self._ledger.this_thread()
                 out = [checkout for checkout in out if checkout.thread == thread]
@@ -241,13 +257,6 @@ class Desk:
         if text not in self._said:
             self._said.add(text)
             self.watch.on_unwatched(f"{self._driver.library} is not watched: {text}")
-
-
-def _is_same(checkout: Checkout, values: Iterable[Any], pool: Any) -> bool:
-    connection = checkout.connection()
-    return connection is not None and any(
-        holders.reaches(connection, value, pool) or holders.reaches(value, connection, pool) for value in values
-    )
 
 
 def _not_watched(kind: type) -> str:

@@ -177,7 +177,7 @@ class InHouse:
         if pool is None or connection is None or not self._name.release or not self.is_open(pool):
             return
         self._desk.reclaims(connection)
-        if checkout.task is None:
+        if checkout.task is None or checkout.task.is_blocking:
             with contextlib.suppress(Exception):
                 connection.rollback()
             getattr(pool, self._name.release)(connection)

@@ -18,6 +18,7 @@ from typing import Any
 from pytest_poolguard.drivers.bounded import Call, blocks
 from pytest_poolguard.drivers.gate import PAUSE, Gates, Way
 from pytest_poolguard.drivers.inhouse.desk import Desk
+from pytest_poolguard.drivers.inhouse.refusing import NoConnection
 from pytest_poolguard.records import Checkout, Limits, Supply
 
 __all__ = ["Limited", "NoConnection"]
@@ -26,10 +27,6 @@ __all__ = ["Limited", "NoConnection"]
 OF_A_THREAD = (threading.local, type(threading.RLock()))
 #: Names that a function which does so calls.
 ASKING_FOR_THE_THREAD = frozenset({"get_ident", "get_native_id", "current_thread"})
-
-
-class NoConnection(TimeoutError):  # noqa: N818 - what it says
-    """Raised by the method that takes a connection, in the place of the pool's own answer: a limit is reached."""
 
 
 class Limited:
@@ -44,19 +41,29 @@ class Limited:
     def acquire(self, pool: Any, supply: Supply, take: Callable[[], Any]) -> tuple[Any, Checkout | None]:
         """Take a connection, by a call that has begun."""
         __tracebackhide__ = True
+        watch, taken = self._desk.watch, None
+        call = watch.asks(pool) if watch.counting.is_on else None
+        try:
+            taken = self._acquire(pool, supply, take)
+        finally:
+            watch.answers(call, taken[1] if taken is not None else None)
+        return taken
+
+    def _acquire(self, pool: Any, supply: Supply, take: Callable[[], Any]) -> tuple[Any, Checkout | None]:
+        __tracebackhide__ = True
         desk, limits = self._desk, self._desk.watch.ledger.present.limits
         way = self._way(pool, supply, limits)
         try:
             for _ in way:
                 time.sleep(PAUSE)
-        except BaseException:
-            desk.failed(supply)
+        except BaseException as error:
+            desk.refused(supply, error)
             raise
         try:
             try:
                 connection = self._within(way, limits, pool, supply, take)
-            except BaseException:
-                desk.failed(supply)
+            except BaseException as error:
+                desk.refused(supply, error)
                 raise
             return connection, desk.took(supply, connection)
         finally:
@@ -67,13 +74,25 @@ class Limited:
     ) -> tuple[Any, Checkout | None]:
         """Likewise, for a coroutine."""
         __tracebackhide__ = True
+        watch, taken = self._desk.watch, None
+        call = watch.asks(pool) if watch.counting.is_on else None
+        try:
+            taken = await self._acquire_async(pool, supply, take)
+        finally:
+            watch.answers(call, taken[1] if taken is not None else None)
+        return taken
+
+    async def _acquire_async(
+        self, pool: Any, supply: Supply, take: Callable[[], Coroutine[Any, Any, Any]]
+    ) -> tuple[Any, Checkout | None]:
+        __tracebackhide__ = True
         desk, limits = self._desk, self._desk.watch.ledger.present.limits
         way = self._way(pool, supply, limits)
         try:
             for _ in way:
                 await sys.modules["asyncio"].sleep(PAUSE)
-        except BaseException:
-            desk.failed(supply)
+        except BaseException as error:
+            desk.refused(supply, error)
             raise
         try:
             try:
@@ -81,8 +100,8 @@ class Limited:
                     connection = await take()
                 else:
                     connection = await _cancelled_after(way.left, take, self._error(supply, limits))
-            except BaseException:
-                desk.failed(supply)
+            except BaseException as error:
+                desk.refused(supply, error)
                 raise
             return connection, desk.took(supply, connection, is_async=True)
         finally:
@@ -108,8 +127,7 @@ class Limited:
                 text += f" within {limits.timeout:g} s"
             if limits.max is not None:
                 text += f", of which max={limits.max} may be out"
-            holders = self._desk.watch.holders(supply.pool)
-            return NoConnection("\n  ".join([f"{text}; out are:" if holders else text, *holders]))
+            return NoConnection(text)
 
         return error
 

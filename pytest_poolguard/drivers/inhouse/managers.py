@@ -38,8 +38,8 @@ def acquiring_manager(original: Method, desk: Desk) -> Method:
                 return connection
             try:
                 connection = super().__enter__()
-            except BaseException:
-                desk.failed(supply)
+            except BaseException as error:
+                desk.refused(supply, error)
                 raise
             self.checkout = desk.took(supply, connection)
             return connection
@@ -71,8 +71,8 @@ def acquiring_async_manager(original: Method, desk: Desk) -> Method:
                 return connection
             try:
                 connection = await super().__aenter__()
-            except BaseException:
-                desk.failed(supply)
+            except BaseException as error:
+                desk.refused(supply, error)
                 raise
             self.checkout = desk.took(supply, connection, is_async=True)
             return connection

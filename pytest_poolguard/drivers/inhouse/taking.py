@@ -71,8 +71,8 @@ def _acquiring_function(original: Method, desk: Desk) -> Method:
             return limited.acquire(self, supply, take)[0]
         try:
             connection = original(self, *args, **kwargs)
-        except BaseException:
-            desk.failed(supply)
+        except BaseException as error:
+            desk.refused(supply, error)
             raise
         desk.took(supply, connection)
         return connection
@@ -94,8 +94,8 @@ def _acquiring_coroutine(original: Method, desk: Desk) -> Method:
             return (await limited.acquire_async(self, supply, take))[0]
         try:
             connection = await original(self, *args, **kwargs)
-        except BaseException:
-            desk.failed(supply)
+        except BaseException as error:
+            desk.refused(supply, error)
             raise
         desk.took(supply, connection, is_async=True)
         return connection

@@ -46,15 +46,23 @@ def _own_classes(cls: type, library: str) -> Iterator[type]:
 
 
 def _bounded(original: Callable[..., Any], error: type[Exception], watch: Watch) -> Callable[..., Any]:
+    counting = watch.counting
+
     @functools.wraps(original)
     def getconn(self: Any, *args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
+        call = watch.asks(self) if counting.is_on else None
+        connection = None
         try:
-            return _take(functools.partial(original, self, *args, **kwargs), self, error, watch)
+            connection = _take(functools.partial(original, self, *args, **kwargs), self, error, watch)
         except error as refusal:
             if is_exhausted(refusal):
                 watch.refused(self, refusal)
             raise
+        finally:
+            if call is not None:
+                watch.answers(call, watch.ledger.held_by(connection))
+        return connection
 
     getconn.poolguard_bound = True  # type: ignore[attr-defined]
     return getconn

@@ -22,6 +22,8 @@ from pytest_poolguard.drivers.lines.libpq import Psycopg2Line, parameters
 from pytest_poolguard.drivers.moment import Reach
 from pytest_poolguard.drivers.patching import Patches, class_tree
 from pytest_poolguard.drivers.psycopg2.blocking import bound, is_exhausted
+from pytest_poolguard.drivers.psycopg2.session_limits import TALK
+from pytest_poolguard.drivers.session_limits import Talk
 from pytest_poolguard.origin import Origin, capture, printable
 from pytest_poolguard.records import Checkout, Pool
 from pytest_poolguard.redaction import redacted
@@ -71,6 +73,10 @@ class Psycopg2:
     def state(self, connection: Any) -> State:
         """What libpq knows of the connection."""
         return libpq.state(connection)
+
+    def talk(self, _connection: Any) -> Talk:
+        """The same for every class."""
+        return TALK
 
     def is_open(self, pool: Any) -> bool:
         """Whether ``closeall()`` was not called yet."""
@@ -176,26 +182,30 @@ class Psycopg2:
     def _watched_getconn(self, original: Callable[..., Any], module: ModuleType) -> Callable[..., Any]:
         driver, watch, ledger = self, self._watch, self._watch.ledger
         limited, records = _limited(original, module), ledger.records
+        sessions, limited_sessions = self._watch.sessions, self._watch.sessions.limited
 
         @functools.wraps(original)
         def _getconn(self: Any, key: Any = None) -> Any:
             __tracebackhide__ = True
-            maximum = ledger.present.limits.max
+            limits = ledger.present.limits
+            maximum, session = limits.max, limits.session
             try:
                 connection = original(self, key) if maximum is None else limited(self, key, maximum)
             except module.PoolError as error:
                 # Where its class waits, this is no refusal yet: see ``blocking``.
                 if is_exhausted(error) and not hasattr(type(self).getconn, "poolguard_bound"):
-                    watch.refused(self, error)
+                    watch.refused_at_once(self, error)
                 raise
             if watch.active:
                 try:
                     record = records.get(id(self))  # as in ledger.pool(), without the call
                     if record is None or record.ref() is not self:
                         record = driver._new_pool(self, made_known=False)
-                    checkout = ledger.check_out(record, connection)
+                    checkout = ledger.check_out(record, connection, blocking=True)
                     if key is not None and checkout is not None:
                         checkout.key_of_holder = _names_the_holder(key)
+                    if (session is not None or limited_sessions) and checkout is not None:
+                        sessions.set(self, connection, TALK)
                 except Exception as error:
                     watch.on_fault("noting a checkout", error)
             return connection
@@ -204,6 +214,7 @@ class Psycopg2:
 
     def _watched_putconn(self, original: Callable[..., Any], _module: ModuleType) -> Callable[..., Any]:
         driver, watch, ledger = self, self._watch, self._watch.ledger
+        sessions, limited_sessions = self._watch.sessions, self._watch.sessions.limited
 
         @functools.wraps(original)
         def _putconn(self: Any, conn: Any, key: Any = None, close: bool = False) -> Any:
@@ -225,6 +236,8 @@ class Psycopg2:
                 raise
             if lost and checkout is not None:
                 dirty.note(watch, checkout)
+            if limited_sessions:  # a pool for threads has its lock still: nobody can take it
+                sessions.take_back(conn, TALK)
             return result
 
         return _putconn

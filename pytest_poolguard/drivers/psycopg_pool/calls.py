@@ -14,6 +14,7 @@ from typing import Any
 
 from pytest_poolguard.drivers import dirty
 from pytest_poolguard.drivers.gate import PAUSE, Way
+from pytest_poolguard.drivers.psycopg import TALK
 from pytest_poolguard.drivers.psycopg_pool.notes import Notes
 from pytest_poolguard.drivers.tasks import ASYNCHRONOUS, note_task
 from pytest_poolguard.records import Checkout, Task
@@ -53,14 +54,16 @@ def watched_init(notes: Notes, original: Callable[..., Any]) -> Callable[..., An
 
 def watched_getconn(notes: Notes, original: Callable[..., Any], errors: Errors) -> Callable[..., Any]:
     """``ConnectionPool.getconn``; ``errors`` are what an exhausted pool raises, after a wait or at once."""
-    watch, ledger = notes.watch, notes.watch.ledger
-    records = ledger.records
+    watch, ledger, counting = notes.watch, notes.watch.ledger, notes.watch.counting
+    records, sessions = ledger.records, watch.sessions
+    limited_sessions = sessions.limited
 
     @functools.wraps(original)
     def getconn(self: Any, timeout: float | None = None) -> Any:
         __tracebackhide__ = True
         limits = ledger.present.limits
-        way = None
+        way = checkout = None
+        call = watch.asks(self) if counting.is_on else None
         try:
             if limits.max is not None or limits.timeout is not None:
                 way = notes.way(self, limits, timeout, errors[0])
@@ -73,25 +76,30 @@ def watched_getconn(notes: Notes, original: Callable[..., Any], errors: Errors) 
                     record = records.get(id(self))  # as in ledger.pool(), without the call
                     if record is None or record.ref() is not self:
                         record = notes.new_pool(self, made_known=False)
-                    ledger.check_out(record, connection)
+                    checkout = ledger.check_out(record, connection, blocking=True)
+                    if limits.session is not None or limited_sessions:
+                        sessions.set(self, connection, TALK)
                 except Exception as fault:
                     watch.on_fault("noting a checkout", fault)
         except errors as refusal:
             watch.refused(self, refusal)
             raise
         finally:
-            if way is not None:
-                way.leave()
+            if way is not None or call is not None:
+                notes.leave(way, call, checkout)
         return connection
 
     return getconn
 
 
-def watched_async_getconn(notes: Notes, original: Callable[..., Any], errors: Errors) -> Callable[..., Any]:
+def watched_async_getconn(  # noqa: C901 - a function more is a call more, for every connection
+    notes: Notes, original: Callable[..., Any], errors: Errors
+) -> Callable[..., Any]:
     """``AsyncConnectionPool.getconn``, likewise."""
-    watch, ledger = notes.watch, notes.watch.ledger
+    watch, ledger, counting = notes.watch, notes.watch.ledger, notes.watch.counting
     asyncio = sys.modules["asyncio"]  # the library has imported it
     current_task, sleep, records = asyncio.current_task, asyncio.sleep, ledger.records
+    limited_sessions = watch.sessions.limited
     last: Task | None = None
     refusals = (*errors, asyncio.CancelledError)
 
@@ -101,12 +109,15 @@ def watched_async_getconn(notes: Notes, original: Callable[..., Any], errors: Er
         __tracebackhide__ = True
         waiting = None if _getframe(1).f_code.co_flags & ASYNCHRONOUS else notes.who_waits()
         limits = ledger.present.limits
-        way = None
+        way = checkout = None
+        call = watch.asks(self) if counting.is_on else None
         try:
             if limits.max is not None or limits.timeout is not None:
                 way = notes.way(self, limits, timeout, errors[0])
                 timeout = await _waited(way, sleep)
             connection = await original(self, timeout)
+            if limits.session is not None or limited_sessions:
+                await notes.limit(self, connection)
             if watch.active:
                 try:
                     record = records.get(id(self))  # as in ledger.pool(), without the call
@@ -126,8 +137,8 @@ def watched_async_getconn(notes: Notes, original: Callable[..., Any], errors: Er
             watch.refused(self, refusal, waiting.task.ref() if waiting is not None else None)
             raise
         finally:
-            if way is not None:
-                way.leave()
+            if way is not None or call is not None:
+                notes.leave(way, call, checkout)
         return connection
 
     return getconn

@@ -7,6 +7,7 @@ pool takes a connection back later, in a worker, and its counters are its own bu
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import re
 import threading
@@ -27,6 +28,7 @@ from pytest_poolguard.drivers.psycopg_pool.calls import (
 )
 from pytest_poolguard.drivers.psycopg_pool.notes import Notes
 from pytest_poolguard.drivers.psycopg_pool.reclaiming import Reclaiming
+from pytest_poolguard.drivers.psycopg_pool.session_limits import resetting, resetting_async
 from pytest_poolguard.drivers.psycopg_pool.supplies import async_connecting, connecting
 from pytest_poolguard.records import Checkout
 
@@ -143,7 +145,7 @@ class PsycopgPool:
         is_async: bool,
     ) -> None:
         self._refuse_older_ones()
-        base = _class(module, name, "getconn", "putconn", "close", "_connect")
+        base = _class(module, name, "getconn", "putconn", "close", "_connect", "_reset_connection")
         self._module[is_async] = module
         self._putconn[is_async] = vars(base)["putconn"]
         supplied = async_connecting if is_async else connecting
@@ -151,6 +153,7 @@ class PsycopgPool:
         self._patches.replace(
             base, "_connect", supplied(vars(base)["_connect"], self._watch, self._notes.record, client)
         )
+        self._watch.ledger.once_limited(functools.partial(self._patch_reset, base, is_async=is_async))
         for method, watched in (("getconn", take), ("putconn", give), ("close", watched_close)):
             original = vars(base)[method]
             error = ((module.PoolTimeout, module.TooManyRequests),) if watched is take else ()
@@ -159,6 +162,12 @@ class PsycopgPool:
                 for alias, value in list(vars(cls).items()):
                     if value is original:
                         self._patches.replace(cls, alias, replacement)
+
+    def _patch_reset(self, base: Any, *, is_async: bool) -> None:
+        """There limits of sessions are taken back; most runs have none."""
+        watched = resetting_async if is_async else resetting
+        original = vars(base)["_reset_connection"]
+        self._patches.replace(base, "_reset_connection", watched(original, self._watch.sessions))
 
 
 def _class(module: ModuleType, name: str, *methods: str) -> Any:

@@ -6,8 +6,10 @@ import contextlib
 from types import ModuleType
 from typing import Any
 
+from pytest_poolguard.counting import Call
 from pytest_poolguard.drivers.gate import Gates, Way
 from pytest_poolguard.drivers.interface import Driver, Watch
+from pytest_poolguard.drivers.psycopg import ASYNC_TALK
 from pytest_poolguard.drivers.psycopg_pool.reclaiming import Reclaiming
 from pytest_poolguard.drivers.tasks import Waiter, waiter
 from pytest_poolguard.origin import Origin, capture, printable
@@ -67,6 +69,25 @@ class Notes:
             self.watch.on_fault("noting a failed return", fault)
 
     # limits
+
+    async def limit(self, pool: Any, connection: Any) -> None:
+        """Set the limits of a session, for a task that is about to have its connection.
+
+        Where it is cancelled over that, nobody knows what is set: its pool gets a closed connection back.
+        """
+        try:
+            if self.watch.active:
+                await self.watch.sessions.set_async(pool, connection, ASYNC_TALK)
+        except BaseException:
+            connection.pgconn.finish()
+            await self.reclaiming.hand_in(pool, connection)
+            raise
+
+    def leave(self, way: Way | None, call: Call | None, checkout: Checkout | None) -> None:
+        """A call for a connection is over: the way to it, if there was a gate, and what counts it."""
+        if way is not None:
+            way.leave()
+        self.watch.answers(call, checkout)
 
     def way(self, pool: Any, limits: Limits, timeout: float | None, error: type[Exception]) -> Way:
         """The way to a connection, for one who would wait ``timeout`` seconds, or as long as the pool says."""

@@ -55,6 +55,10 @@ class Reclaiming:
         else:
             self._reclaim_async(None if loop is None or loop.is_closed() else pool, connection)
 
+    async def hand_in(self, pool: Any, connection: Any) -> None:
+        """Give an asynchronous pool a connection back that nobody has got."""
+        await self._originals[True](pool, connection)
+
     def _reclaim(self, pool: Any, connection: Any) -> None:
         if connection is not None:
             connection.pgconn.finish()

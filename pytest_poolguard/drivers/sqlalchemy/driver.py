@@ -20,6 +20,7 @@ from pytest_poolguard.drivers.interface import State, Terms, Unsupported, Watch
 from pytest_poolguard.drivers.patching import Patches
 from pytest_poolguard.drivers.sqlalchemy.limits import Limited
 from pytest_poolguard.drivers.sqlalchemy.notes import Notes
+from pytest_poolguard.drivers.sqlalchemy.session_limits import LimitedSessions
 from pytest_poolguard.drivers.sqlalchemy.sight import driver_connection, held_in, idle_entries, kill, state_of
 from pytest_poolguard.drivers.sqlalchemy.uncommitted import Uncommitted
 from pytest_poolguard.drivers.sqlalchemy.words import terms_of
@@ -40,8 +41,8 @@ class SQLAlchemy:
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
         self._patches = Patches()
-        self._limited = Limited(watch)
         self._notes = Notes(watch, self)
+        self._limited = Limited(watch, self._notes.asks)
         self._uncommitted = Uncommitted(watch, self._patches)
         self._module: ModuleType | None = None
         self._listening: list[tuple[Any, weakref.ref[Any], str, Callable[..., None]]] = []
@@ -134,9 +135,14 @@ class SQLAlchemy:
             timeout = sys.modules["sqlalchemy.exc"].TimeoutError
             self._patches.replace(queue, "_do_get", self._watched_wait(vars(queue)["_do_get"], timeout))
         self._watch.ledger.once_limited(functools.partial(self._limited.patch, pools, self._patches))
+        self._watch.ledger.once_limited(functools.partial(self._limit_sessions, pools.Pool))
         if self._watch.dirty_returns:
             self._listen_to(pools.Pool, "reset", self._notes.on_doubtful_return(self._uncommitted))
             self._uncommitted.patch_connection(sys.modules["sqlalchemy.engine.base"])
+
+    def _limit_sessions(self, pool: type[Any]) -> None:
+        for name, listener in LimitedSessions(self._watch, self._notes.is_collecting).listeners().items():
+            self._listen_to(pool, name, listener)
 
     def _watch_closes(self, patch: Callable[[ModuleType], None]) -> Callable[[ModuleType], None]:
         """What a layer rolls back by itself is of interest where dirty returns are, and the pools are watched."""
@@ -172,18 +178,25 @@ class SQLAlchemy:
         return _should_wrap_creator
 
     def _watched_wait(self, original: Callable[..., Any], timeout: type[Exception]) -> Callable[..., Any]:
-        watch = self._watch
+        notes, watch, ledger, counting = self._notes, self._watch, self._watch.ledger, self._watch.counting
 
         @functools.wraps(original)
         def _do_get(self: Any) -> Any:
             __tracebackhide__ = True
+            call = None
+            # It calls itself again where another was faster. And where there is a gate, it was asked there.
+            if counting.is_on and not ledger.present.limits.bound_taking:
+                is_again = sys._getframe(1).f_code is original.__code__  # noqa: SLF001
+                call = notes.asks(self) if not is_again else None
             try:
                 return original(self)
             except timeout as error:
-                # It calls itself again where another was faster.
                 if sys._getframe(1).f_code is not original.__code__:  # noqa: SLF001
                     watch.refused(self, error)
                 raise
+            finally:
+                if call is not None:
+                    watch.answers(call)
 
         return _do_get
 

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from pytest_poolguard.counting import Call
 from pytest_poolguard.drivers.interface import Watch
 from pytest_poolguard.drivers.patching import Patches, class_tree
 from pytest_poolguard.ledger import Ledger
@@ -25,8 +26,9 @@ PAUSE = 0.005
 class Limited:
     """Replaces the method by which connections are taken."""
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: Watch, asks: Callable[[Any], Call | None]) -> None:
         self._watch = watch
+        self._asks = asks  #: tells that a pool is asked
         self._ledger = watch.ledger
         self._gates: weakref.WeakKeyDictionary[Any, _Gate] = weakref.WeakKeyDictionary()
 
@@ -37,7 +39,7 @@ class Limited:
                 patches.replace(cls, "connect", self._limited_connect(vars(cls)["connect"]))
 
     def _limited_connect(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        limited, ledger = self, self._ledger
+        limited, ledger, watch, counting = self, self._ledger, self._watch, self._watch.counting
 
         @functools.wraps(original)
         def connect(self: Any) -> Any:
@@ -45,7 +47,14 @@ class Limited:
             limits = ledger.present.limits
             if limits.max is None and limits.timeout is None:
                 return original(self)
-            return limited._connect(original, self, limits)
+            call = limited._asks(self) if counting.is_on else None
+            proxy = None
+            try:
+                proxy = limited._connect(original, self, limits)
+            finally:
+                if call is not None:
+                    watch.answers(call, ledger.held_by(proxy))
+            return proxy
 
         return connect
 

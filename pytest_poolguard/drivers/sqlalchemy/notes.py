@@ -14,6 +14,7 @@ from sys import _getframe  # as in ``origin``
 from threading import get_ident
 from typing import Any
 
+from pytest_poolguard.counting import Call
 from pytest_poolguard.drivers.interface import Watch
 from pytest_poolguard.drivers.sqlalchemy.sight import (
     beyond_greenlets,
@@ -78,11 +79,12 @@ class Notes:
                         skip = VIA_ENGINE if _getframe(VIA_ENGINE - 2).f_code is connect else OWN_FRAMES
                     except ValueError:  # there are not so many
                         skip = OWN_FRAMES
-                    checkout = check_out(record, proxy, skip)
+                    is_async = pool._dialect.is_async  # noqa: SLF001
+                    checkout = check_out(record, proxy, skip, blocking=not is_async)
                     if checkout is not None:
                         if not shared or record not in shared:
                             out[id(entry)] = checkout
-                        if pool._dialect.is_async:  # noqa: SLF001
+                        if is_async:
                             notes._in_a_task(checkout)
                 except Exception as error:
                     watch.on_fault("noting a checkout", error)
@@ -167,6 +169,10 @@ class Notes:
 
         return poolguard_reset
 
+    def is_collecting(self) -> bool:
+        """Whether this is code that garbage collection calls."""
+        return self._collector == get_ident()
+
     def on_collection(self, phase: str, _info: Any) -> None:
         """Garbage is collected, from now on or no longer."""
         self._collector = get_ident() if phase == "start" else 0
@@ -200,6 +206,13 @@ class Notes:
             self._shared.add(record)
             self._driver.listen_to_shared(record)
         return record
+
+    def asks(self, pool: Any) -> Call | None:
+        """A pool is asked for a connection, its first one it may be."""
+        with self._watch.noting("a pool"):
+            if self._watch.active and self._watch.ledger.pool(pool) is None and dialect_of(pool, None):
+                self._new_pool(pool, None)
+        return self._watch.asks(pool)
 
     def _hand_over(self, opening: Opening) -> None:
         """A connection is a pool's no longer: whoever has detached it is to close it."""

@@ -113,7 +113,8 @@ def dialect_of(pool: Any, entry: Any) -> str:
     name = getattr(pool._dialect, "name", "")  # noqa: SLF001
     if name:
         return str(name)
-    modules = {cls.__module__.partition(".")[0] for cls in type(entry.driver_connection).__mro__}
+    connection = getattr(entry, "driver_connection", None)
+    modules = {cls.__module__.partition(".")[0] for cls in type(connection).__mro__}
     return "postgresql" if modules & POSTGRESQL else ""
 
 
