@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+
 # C extensions, which can't be imported anew for every inner run
-import asyncpg  # noqa: F401
+import asyncpg
 import greenlet  # noqa: F401
 import psycopg  # noqa: F401
 import psycopg2.pool
@@ -347,6 +349,9 @@ def test_some_were():
     ).assert_silent(passed=3 * 39 + 1)
 
 
+@pytest.mark.skipif(
+    "reset" not in inspect.signature(asyncpg.create_pool).parameters, reason="came with asyncpg 0.30"
+)
 def test_asyncpg_with_a_reset_of_the_applications_own(suite):
     """Its listeners, its caches and its log of queries see nothing; what is not reset is taken back."""
     suite.run(
