@@ -48,7 +48,7 @@ def environment(extra: str) -> Path:
     if made_for != purpose:
         if importlib.util.find_spec("ensurepip") is None:
             sys.exit("run.py: this Python lacks ensurepip (Debian and Ubuntu: apt-get install python3-venv)")
-        print(f"run.py: making a virtual environment, {folder}", flush=True)
+        print(f"run.py: making a virtual environment, {folder} (once)", flush=True)
         venv.create(folder, clear=stamp.exists(), with_pip=True)
         extras = []
     if extra not in extras:

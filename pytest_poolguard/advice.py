@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pytest_poolguard.findings import counted
-from pytest_poolguard.reports.text import age
+from pytest_poolguard.reports.backends import age
 from pytest_poolguard.uses import PoolKey, Use
 
 __all__ = ["advice", "by_pool", "by_weight"]

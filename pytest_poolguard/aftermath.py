@@ -8,7 +8,7 @@ from typing import Any
 
 from pytest_poolguard.describe import Describe
 from pytest_poolguard.drivers.lines.choice import imported_line, line_of
-from pytest_poolguard.findings import FAILED, Finding
+from pytest_poolguard.findings import FAILED, Finding, connections
 from pytest_poolguard.foreigners import Foreigners
 from pytest_poolguard.leftovers import Leftovers
 from pytest_poolguard.owners import Owners
@@ -152,8 +152,9 @@ class Aftermath:
         if all(server.knows_us for server in servers):
             findings += self._foreigners.findings(remains.look, named, sure=sure, nodeid=nodeid)
         elif named:
+            bear = "bears" if len(named) == 1 else "bear"
             self._tally.notices.append(
-                f"{len(named)} connections of {servers[0].name} bear the name of this run; behind a "
+                f"{connections(len(named))} of {servers[0].name} {bear} the name of this run; behind a "
                 "connection pooler they may be the pooler's own"
             )
         if self._ends:
@@ -200,6 +201,8 @@ class Aftermath:
                 self._tally.notices.append(f"{visit.name} was restarted: what was open there before is gone")
         self._note_lasting(servers, remains)
         visit.idle = sum(opening.pool is not None and opening.pool.is_open() for opening in remains.own)
+        listed = remains.look.backends.keys()
+        self._tally.lasted |= {f.fingerprint for f in self._tally.findings if f.backend_pid in listed}
         told = {finding.backend_pid for finding in self._tally.outside}
         for pid in set(self._tally.open_pids).intersection(remains.look.backends):  # the workers'
             if pid in told:

@@ -28,11 +28,13 @@ HEADER = f"""\
 """
 #: Stands for the tests of what is no single test's, such as a fixture of the session.
 EVERY_TEST = "*"
+#: Follows the kind of what only ``--poolguard-server=test`` sees: it was gone when the run was over.
+AFTER_TEST = "/test"
 #: Tests of one file that a line names; of more, it names the file.
 TESTS = 3
 
 TITLED = re.compile(rf"{TITLE}, version (\d+)")
-LINE = re.compile(r"([0-9a-f]{16})  ([a-z_]+)  (.+?)  «(.*)»  (\S.*)")
+LINE = re.compile(r"([0-9a-f]{16})  ([a-z_]+)(/test)?  (.+?)  «(.*)»  (\S.*)")
 CONFLICT = ("<<<<<<<", "|||||||", "=======", ">>>>>>>")
 
 
@@ -45,10 +47,12 @@ class Entry:
     site: str
     call: str
     tests: set[str] = field(default_factory=set)  #: ids without parameters, or files, or :data:`EVERY_TEST`
+    after_test: bool = False  #: only a look after the test has seen it, see :data:`AFTER_TEST`
 
     def __str__(self) -> str:
         tests = ", ".join(sorted(self.tests))
-        return f"{self.fingerprint}  {self.kind}  {self.site}  «{self.call}»  {tests}"
+        kind = self.kind + AFTER_TEST * self.after_test
+        return f"{self.fingerprint}  {kind}  {self.site}  «{self.call}»  {tests}"
 
 
 Baseline = dict[str, Entry]  #: by fingerprint
@@ -112,6 +116,7 @@ def read(path: str) -> Baseline:
                 raise ValueError(f"{path!r}, line {number}: this is no site: {line.strip()[:40]!r}")
             known = found.setdefault(entry.fingerprint, entry)
             known.tests = joined(known.tests | entry.tests)  # a merge may have left it twice
+            known.after_test &= entry.after_test
     return found
 
 
@@ -127,8 +132,9 @@ def _entry(line: str) -> Entry | None:
     parts = LINE.fullmatch(line)
     if parts is None:
         return None
-    fingerprint, kind, site, call, tests = parts.groups()
-    return Entry(fingerprint, kind, site, call, {test.strip() for test in tests.split(",")} - {""})
+    fingerprint, kind, after, site, call, tests = parts.groups()
+    named = {test.strip() for test in tests.split(",")} - {""}
+    return Entry(fingerprint, kind, site, call, named, after_test=after is not None)
 
 
 def write(path: str, entries: Iterable[Entry]) -> None:

@@ -58,7 +58,7 @@ class Describe:
         if state is None:
             state = checkout.pool.driver.state(connection) if connection is not None else State()
         finding = self._checkout(CHECKED_OUT, checkout)
-        finding.backend_pid = state.backend_pid or self._pid_at_opening(checkout.to_server())
+        finding.backend_pid = self._pid(checkout, state)
         finding.transaction_status = "broken" if state.broken else "closed" if state.closed else state.transaction
         hints = self._hints_of(checkout)
         keeper = hints.keeper(checkout)
@@ -84,7 +84,7 @@ class Describe:
     def holding(self, checkout: Checkout) -> Finding:
         """A connection that is out, which need not be wrong: who has it."""
         finding = self._checkout(CHECKED_OUT, checkout)
-        finding.backend_pid = self._pid_at_opening(checkout.to_server())
+        finding.backend_pid = self._pid(checkout, State())
         return finding
 
     def takers(self, checkout: Checkout) -> list[tuple[CodeType, int]]:
@@ -175,7 +175,7 @@ class Describe:
         """A connection without a pool that is not closed, as things are now."""
         finding = self._opening(NOT_CLOSED, opening)
         state = opening.driver.state(opening.ref())
-        finding.backend_pid = opening.backend_pid or state.backend_pid
+        finding.backend_pid = None if opening.behind_pooler else opening.backend_pid or state.backend_pid
         finding.transaction_status = state.transaction
         finding.thread = _thread_name(opening.thread)
         finding.task = printable(opening.task.name) if opening.task is not None else ""
@@ -279,9 +279,12 @@ class Describe:
         lines = [printable(f"{count} {where}") for where, count in found.most_common(HOLDERS)]
         return lines + ["…"] * (len(found) > HOLDERS)
 
-    def _pid_at_opening(self, connection: object) -> int | None:
-        opening = self._ledger.opening(connection)
-        return opening.backend_pid if opening is not None else None
+    def _pid(self, checkout: Checkout, state: State) -> int | None:
+        """The backend's: as the connection says now, or has said when it was opened."""
+        opening = self._ledger.opening(checkout.to_server())
+        if opening is None:
+            return state.backend_pid
+        return None if opening.behind_pooler else state.backend_pid or opening.backend_pid
 
     def holder_now(self, checkout: Checkout) -> Place | None:
         """Where the thread or task that took a connection is now, if it is another one and still runs."""

@@ -78,7 +78,7 @@ class EachTest:
         those = {o.backend_pid: (o, s) for s in servers for o in left if self._watch.servers.get(o.server) is s}
         look = glances.look(pid for pid in those if pid is not None) if those else None
         listed = {}
-        for row in look.clients if look is not None else ():
+        for row in glances.with_locks(look).clients if look is not None else ():
             opening, server = those.get(row.pid, (None, None))
             if opening is not None and server is not None and server.is_behind(opening, row):
                 listed[opening] = row.words(self._shown)
@@ -93,6 +93,8 @@ class EachTest:
         look, rows = found
         if not rows or any(map(self._foreigners.is_own, self._owners.fixtures)):
             return []  # a fixture may still end the process: the end of the run tells
+        look = glances.with_locks(look)
+        rows = [look.backends[row.pid] for row in rows]
         findings = self._foreigners.findings(look, rows, sure=True, nodeid=test.nodeid)
         # What another test has started, or nobody knows who, the end of the run tells, too.
         own = [one for one in findings if one.nodeid == test.nodeid and one.verdict == FAILED]

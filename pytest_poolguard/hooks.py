@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 
 from pytest_poolguard import overrun
-from pytest_poolguard.findings import Finding
 from pytest_poolguard.guard import Guard
 from pytest_poolguard.origin import printable
-from pytest_poolguard.reports import github, json_file, junit, statistics, summary
+from pytest_poolguard.reports import github, json_file, junit, notices, statistics, summary
 from pytest_poolguard.settings import runs_no_test
 from pytest_poolguard.settling import Settling
 from pytest_poolguard.tally import ATTRIBUTE
@@ -80,6 +79,7 @@ class RunHooks:
         if output is None and not runs_no_test(self.config):
             with self.guard.shield("comparing with the baseline"):
                 self.guard.conclude()
+                junit.note_end(self.config, self.guard.tally)
         if output is not None:
             output[ATTRIBUTE] = self.guard.tally.to_worker_output()
         elif self.guard.tally.fails_the_run and session.exitstatus in (
@@ -128,12 +128,12 @@ class RunHooks:
             if self.guard.on_github and not hasattr(self.config, "workerinput"):
                 self.tell_github(terminalreporter)
         for text in faults[known:]:
-            terminalreporter.write_line(summary.fault(text))
+            terminalreporter.write_line(notices.fault(text))
 
     def tell_github(self, terminalreporter: Any) -> None:
         tally, root = self.guard.tally, str(self.config.rootpath)
         name = github.below(os.environ.get("GITHUB_WORKSPACE") or root, root)
-        for line in github.commands(tally.findings, name):
+        for line in github.commands(tally, name):
             terminalreporter.write_line(line)
         path, text = os.environ.get("GITHUB_STEP_SUMMARY"), github.job_summary(tally, name)
         if path and text:
@@ -173,11 +173,7 @@ class ControllerHooks:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        output = getattr(node, "workeroutput", {}).get(ATTRIBUTE)
-        self.guard.worker_ended(node.gateway.id, output)
-        if self.guard.faults is not None and output is not None:
-            with self.guard.shield("noting error paths for a JUnit file"):
-                junit.note_error_paths(node.config, [Finding.from_dict(plain) for plain in output["outside"]])
+        self.guard.worker_ended(node.gateway.id, getattr(node, "workeroutput", {}).get(ATTRIBUTE))
 
 
 class ToleranceHooks:

@@ -16,6 +16,8 @@ __all__ = ["still_runs"]
 JUMPS = frozenset((*dis.hasjrel, *dis.hasjabs))
 #: What goes back to the beginning of an ``await``, which is no loop of the source.
 WAITS_ON = "JUMP_BACKWARD_NO_INTERRUPT"
+#: Python 3.10 has none: this is the whole ``await``, and who waits in it stands one instruction before.
+WAITS_THERE = "YIELD_FROM"
 
 
 def still_runs(code: CodeType, offset: int, now: Iterable[tuple[CodeType, int]]) -> bool:
@@ -40,8 +42,10 @@ def _call_at(offset: int, jumps: list[tuple[int, int, bool]]) -> int:
 
 def _jumps_back(code: CodeType) -> list[tuple[int, int, bool]]:
     """Each backward jump: where it goes, where it stands, and whether it is that of an ``await``."""
-    return [
-        (jump.argval, jump.offset, jump.opname == WAITS_ON)
-        for jump in dis.get_instructions(code)
-        if jump.opcode in JUMPS and jump.argval <= jump.offset
-    ]
+    jumps = []
+    for step in dis.get_instructions(code):
+        if step.opcode in JUMPS and step.argval <= step.offset:
+            jumps.append((step.argval, step.offset, step.opname == WAITS_ON))
+        elif step.opname == WAITS_THERE:
+            jumps.append((step.offset - 2, step.offset, True))
+    return jumps

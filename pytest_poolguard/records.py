@@ -180,6 +180,7 @@ class Opening:
         "__weakref__",
         "at",
         "backend_pid",
+        "behind_pooler",
         "database",
         "driver",
         "opened",
@@ -203,6 +204,7 @@ class Opening:
         self.task: Task | None = None  #: likewise
         self.pool: Pool | None = None
         self.backend_pid: int | None = None
+        self.behind_pooler = False  #: that is no pid of a backend's then, but one that a pooler made up
         self.server: Any = None  #: which server, as the driver names it; None where there is no real one
         self.database = ""  #: the name of the one that it is connected to
         self.at = time.monotonic()

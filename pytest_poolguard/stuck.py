@@ -19,7 +19,8 @@ from pytest_poolguard.origin import SourceTree, printable
 from pytest_poolguard.owners import Owners
 from pytest_poolguard.records import Checkout, Opening, Owner
 from pytest_poolguard.reports import locks
-from pytest_poolguard.reports.text import PHASES, age
+from pytest_poolguard.reports.backends import age
+from pytest_poolguard.reports.text import PHASES
 from pytest_poolguard.server.contention import Contention, Session, merged, named_in
 from pytest_poolguard.server.holding import HOLDING, holdings
 from pytest_poolguard.server.statements import Shown

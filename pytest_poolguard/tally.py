@@ -48,6 +48,7 @@ class Tally:
     told: list[list[Any]] = field(
         default_factory=list
     )  #: backends that a worker's tests have told, by pid and start
+    lasted: set[str] = field(default_factory=set)  #: fingerprints of backends that were there at the end, too
     open_pids: list[int] = field(default_factory=list)  #: of backends of the workers' own connections
     demands: list[Demand] = field(default_factory=list)  #: on each of them, of each worker
     notices: list[str] = field(default_factory=list)

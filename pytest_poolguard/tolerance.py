@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -31,6 +32,8 @@ from pytest_poolguard.tally import Tally
 
 __all__ = ["Tolerance"]
 
+#: What is said of a site that is not recorded yet.
+AFTER_A_TEST = Entry("", SERVER_BACKEND, "", "", after_test=True)
 #: Sites that one line names.
 SITES = 3
 
@@ -118,7 +121,7 @@ class Tolerance:
             DIRTY_RETURN: settings.dirty_returns != "off",
             ERROR_PATH: tally.account is not None and tally.account.is_whole and not settings.faults_only,
             NESTED: settings.nested != "off",  # a marker may look for them, too: which ones do is not known
-            SERVER_BACKEND: bool(tally.visits),
+            SERVER_BACKEND: bool(tally.visits) and (settings.server == "test" or not entry.after_test),
         }.get(entry.kind, True)
         if not is_looked_for or tally.faults or tally.unwatched or self.selection.is_lost:
             return entry.tests
@@ -146,15 +149,18 @@ class Tolerance:
                 known.setdefault(finding.fingerprint, []).append(finding)
             elif finding.verdict == IGNORED:
                 ignored.add(finding.fingerprint)
+        at_end = tally.lasted.union(finding.fingerprint for finding in tally.outside)
         new: Baseline = {}
         for fingerprint, entry in self._recorded.items():
             unseen = self._unseen(entry, tally)
             if unseen and fingerprint not in ignored:
-                new[fingerprint] = Entry(fingerprint, entry.kind, entry.site, entry.call, unseen)
+                new[fingerprint] = replace(entry, tests=unseen)
         for fingerprint, findings in known.items():
             entry = baseline.entry_of(findings[0])
             before = new[fingerprint].tests if fingerprint in new else set()
             entry.tests = baseline.joined(before | baseline.tests_of(findings))
+            seen = fingerprint in at_end or not self._recorded.get(fingerprint, AFTER_A_TEST).after_test
+            entry.after_test = entry.kind == SERVER_BACKEND and not seen
             new[fingerprint] = entry
         return new
 

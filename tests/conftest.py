@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio  # noqa: F401 - as below: an inner run's own would have other exceptions
-import importlib.metadata
 import json
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,13 +16,18 @@ from typing import Any
 import psycopg2.pool
 import pytest
 import schema
+from loops import HAS_LOOP_SCOPES, in_older_words
 from relay import Relay
 
 pytest_plugins = ["pytester"]
 
+# A script's shell lets what it starts in the background ignore Ctrl-C, and tests of it would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 #: Every inner run's own. pytest-asyncio says something about the loop's scope, where it knows of one.
 INI = "[pytest]\n"
-if tuple(map(int, importlib.metadata.version("pytest-asyncio").split(".")[:2])) >= (0, 24):
+if HAS_LOOP_SCOPES:
     INI += "asyncio_default_fixture_loop_scope = function\n"
 
 #: Plugins that hardly any inner suite needs, and that take a second each time to load; ``-p`` brings one back.
@@ -150,7 +155,7 @@ class Suite:
     def file(self, name: str, source: str) -> Path:
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(source)
+        path.write_text(in_older_words(source))
         return path
 
     def setting(self, name: str, value: str) -> None:
@@ -166,7 +171,7 @@ class Suite:
         out = self.path / "findings.json"
         out.unlink(missing_ok=True)
         args = ("-p", "no:cacheprovider", f"--poolguard-json={out}", *args)
-        if subprocess:
+        if subprocess or {"-n2", "-ploops"} <= {*args}:  # workers look for plugins elsewhere
             result = self.pytester.runpytest_subprocess(*args)
         else:
             result = self.pytester.runpytest_inprocess(*args, no_reraise_ctrlc=True)
@@ -178,6 +183,8 @@ class Suite:
 @pytest.fixture
 def suite(pytester: pytest.Pytester, dsn: str, monkeypatch: pytest.MonkeyPatch) -> Suite:
     monkeypatch.setenv("SUITE_DSN", dsn)
+    if not HAS_LOOP_SCOPES:  # runs as subprocesses find the plugin `loops` here
+        monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     # Only now: pytester has removed what there was.
     monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(f"-p no:{name}" for name in UNUSED))
     pytester.makeini(INI)

@@ -56,8 +56,17 @@ def a_repair(examples: Path) -> None:
     shutil.copy(examples / "fixed/shop/users.py", examples / "leaky/shop/users.py")
 
 
+def another_repair(examples: Path) -> None:
+    """Somebody repairs one function more."""
+    shutil.copy(examples / "fixed/shop/orders.py", examples / "leaky/shop/orders.py")
+
+
 BASELINE = "leaks.txt"
 GATE = f"--poolguard-baseline={BASELINE}"
+PYTEST = ("pytest", "-p", "poolguard", "-p", "no:cacheprovider")
+POOLGUARD = "pytest_poolguard"
+FIRST_HALF = ("tests/test_catalog.py", "tests/test_export.py", "tests/test_mailer.py", "tests/test_orders.py")
+SECOND_HALF = ("tests/test_payments.py", "tests/test_users.py", "tests/test_vouchers.py")
 #: Runs that follow each other in a copy of ``examples``: what is done before each, and pytest's arguments.
 STEPS: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "adopt first": (lambda _: None, ("--poolguard=warn",)),
@@ -66,6 +75,10 @@ STEPS: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "adopt repaired": (a_repair, (GATE,)),
     "adopt strict": (lambda _: None, (GATE, "--poolguard-strict-baseline", "-n2")),
     "adopt updated": (lambda _: None, (GATE, "--poolguard-update-baseline")),
+    "adopt shard": (another_repair, (GATE, "--poolguard-json=first.json", *FIRST_HALF)),
+    "adopt other shard": (lambda _: None, (GATE, "--poolguard-json=second.json", *SECOND_HALF)),
+    "adopt merge": (lambda _: None, (POOLGUARD, "merge", "first.json", "second.json", "-o", "all.json")),
+    "adopt merged": (lambda _: None, (POOLGUARD, "show", "all.json")),
 }
 BLOCK = re.compile(r"^<!-- generated: ([\w -]+), ([\w ]+) -->\n```text\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 #: What differs from run to run, and what stands for it in a comparison.
@@ -112,8 +125,9 @@ class Printer:
         return screen
 
     def _run(self, folder: Path, arguments: tuple[str, ...]) -> str:
+        module = () if arguments[:1] == (POOLGUARD,) else PYTEST
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-p", "poolguard", "-p", "no:cacheprovider", *arguments],
+            [sys.executable, "-m", *module, *arguments],
             cwd=folder,
             env=self._env,
             stdout=subprocess.PIPE,

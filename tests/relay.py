@@ -10,6 +10,7 @@ import select
 import socket
 import ssl
 import threading
+from collections.abc import Callable
 
 from psycopg2.extensions import make_dsn, parse_dsn
 
@@ -42,8 +43,12 @@ class Relay:
                     threading.Thread(target=self._encrypt, args=(client, self._tls), daemon=True).start()
                     continue
                 server = self._server()
-                for source, target in ((client, server), (server, client)):
-                    threading.Thread(target=_pass_on, args=(source, target), daemon=True).start()
+                for source, target, through in ((client, server, bytes), (server, client, self.passed)):
+                    threading.Thread(target=_pass_on, args=(source, target, through), daemon=True).start()
+
+    def passed(self, data: bytes) -> bytes:
+        """What a client gets of what the server has sent."""
+        return data
 
     def _encrypt(self, client: socket.socket, tls: ssl.SSLContext) -> None:
         """Answer the request for TLS, and pass everything on, in one thread: such a socket is not for two."""
@@ -84,8 +89,8 @@ class Relay:
             one.close()
 
 
-def _pass_on(source: socket.socket, target: socket.socket) -> None:
+def _pass_on(source: socket.socket, target: socket.socket, through: Callable[[bytes], bytes]) -> None:
     with contextlib.suppress(OSError):
         while data := source.recv(65536):
-            target.sendall(data)
+            target.sendall(through(data))
         target.shutdown(socket.SHUT_WR)

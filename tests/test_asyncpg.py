@@ -6,6 +6,7 @@ import inspect
 
 import asyncpg
 import pytest
+from loops import ONE_LOOP
 
 HEADER = """
 import asyncio, contextlib, gc, os, threading, time, warnings
@@ -27,11 +28,7 @@ def keep(thing):
 #: The number of a suite's first line of its own, less one: that is empty.
 FIRST = HEADER.count("\n") + 1
 ASYNC = ("-oasyncio_mode=auto",)
-MODULE_LOOP = (
-    *ASYNC,
-    "-oasyncio_default_test_loop_scope=module",
-    "-oasyncio_default_fixture_loop_scope=module",
-)
+MODULE_LOOP = (*ASYNC, *ONE_LOOP)
 
 
 @pytest.fixture

@@ -107,6 +107,31 @@ def test_the_child_process_of_a_test_is_known_to_the_baseline(family, suite, arg
     run.assert_outcomes(passed=2, errors=1)
 
 
+PASSES_ON = """
+kept = []
+
+def test_opens():
+    kept.append(psycopg2.connect(DSN))
+    CLOSE
+
+def test_closes():
+    kept[0].close()
+"""
+
+
+def test_what_was_gone_at_the_end_is_stale_only_where_each_test_is_looked_at(family, suite):
+    """A look at the end has not seen it, whether or not it is repaired."""
+    gate = ("--poolguard-baseline=leaks.txt", "--poolguard-strict-baseline")
+    family(PASSES_ON.replace("CLOSE", ""), gate[0], "--poolguard-update-baseline").assert_outcomes(passed=3)
+    assert "  server_backend/test  " in (suite.path / "leaks.txt").read_text()
+    assert family(PASSES_ON.replace("CLOSE", ""), *gate, "--poolguard-server=session").data["errors"] == []
+    family(PASSES_ON.replace("CLOSE", "kept[0].close()"), *gate, "--poolguard-server=session").assert_outcomes(
+        passed=3
+    )
+    (error,) = family(PASSES_ON.replace("CLOSE", "kept[0].close()"), *gate).data["errors"]
+    assert "test_suite.py:test_opens leaks no more" in error
+
+
 @pytest.mark.parametrize(
     ("pattern", "verdict"),
     [("test_suite.py:test_it", "ignored"), ("*:test_i?", "ignored"), ("test_suite.py:test_other", "failed")],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import xml.etree.ElementTree as ET
 
@@ -476,6 +477,11 @@ async def test_session(wide):
     await session(wide)
     await good(wide)
 
+@pytest.mark.asyncio(loop_scope="session")
+async def test_later(wide):
+    async with wide.acquire() as one, wide.acquire() as two:
+        assert await one.fetchval("SELECT 1") + await two.fetchval("SELECT 1") == 2
+
 class TestCase(unittest.IsolatedAsyncioTestCase):
     async def test_case(self):
         async with asyncpg.create_pool(DSN, min_size=1, max_size=2) as pool:
@@ -496,16 +502,15 @@ async def test_anyio():
         finally:
             pool.terminate()
 
-@pytest.mark.asyncio(loop_scope="session")
-async def test_later(wide):
-    async with wide.acquire() as one, wide.acquire() as two:
-        assert await one.fetchval("SELECT 1") + await two.fetchval("SELECT 1") == 2
 """
 
 
 def test_tests_of_every_sort_of_event_loop_are_repeated(suite, monkeypatch):
     monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:django -p no:hypothesispytest -p no:timeout")
-    run = suite.run(ASYNC, *FAULTS, "-Wignore", header="", subprocess=True)
+    source = ASYNC
+    if tuple(map(int, importlib.metadata.version("pytest-asyncio").split(".")[:2])) < (0, 24):
+        source = source.replace('scope="session", loop_scope', "scope").replace("loop_scope", "scope")
+    run = suite.run(source, *FAULTS, "-Wignore", header="", subprocess=True)
     assert run.data["struck"]["unfit"] == run.data["struck"]["unsure"] == {}
     names = ("function", "session", "case", "trio_like")
     assert leaks(run) == sorted((name, fault) for name in names for fault in ("cancel", "error"))

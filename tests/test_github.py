@@ -164,7 +164,7 @@ def test_what_would_end_a_command_is_escaped():
         acquired=Place("a,b:c%.py", 1, "f", ""),
         hint="100 %\n::stop-commands::x password=hunter2 postgresql://u:pw@h/d",
     )
-    (line,) = github.commands([nasty], in_place)
+    (line,) = github.commands(Tally(findings=[nasty]), in_place)
     assert line == (
         "::error file=a%2Cb%3Ac%25.py,line=1,title=poolguard%3A 1 connection never returned::"
         "a,b:c%25.py:1 in f, in t.py::t[a\\nb\\r::error::%250A,\\x1b]%0A"
@@ -175,7 +175,8 @@ def test_what_would_end_a_command_is_escaped():
 
 def test_ten_of_each_level_are_shown_those_with_most_first():
     many = [finding(n) for n in range(1, 15) for _ in range(n)]
-    lines = github.commands([*many, *(finding(n, verdict="warned") for n in range(20, 30))], in_place)
+    warned = [finding(n, verdict="warned") for n in range(20, 30)]
+    lines = github.commands(Tally(findings=[*many, *warned]), in_place)
     errors = [line for line in lines if line.startswith("::error ")]
     assert [re.findall(r"line=(\d+)", line) for line in errors[:-1]] == [[str(n)] for n in range(14, 5, -1)]
     assert errors[-1] == "::error title=poolguard::5 more sites: see the job summary"
@@ -183,10 +184,22 @@ def test_ten_of_each_level_are_shown_those_with_most_first():
     assert "more sites" not in lines[-1]
 
 
+def test_what_fails_the_run_and_is_no_finding_comes_first():
+    stale = "1 stale site in leaks.txt: shop/db.py:f leaks no more"
+    tally = Tally(errors=[stale])
+    assert github.commands(tally, in_place) == [f"::error title=poolguard::{stale}"]
+    summary = github.job_summary(tally, in_place)
+    assert "**1 stale site in leaks.txt&#58; shop/db.py&#58;f leaks no more**" in summary
+    assert "|" not in summary
+    full = github.commands(Tally(errors=[stale], findings=[finding(n) for n in range(11)]), in_place)
+    assert len(full) == 10
+    assert full[-1] == "::error title=poolguard::3 more sites: see the job summary"
+
+
 @pytest.mark.parametrize("verdict", ["expected", "known", "ignored"])
 def test_what_is_known_is_no_annotation_but_a_row(verdict):
     tally = Tally(findings=[finding(verdict=verdict)])
-    assert github.commands(tally.findings, in_place) == []
+    assert github.commands(tally, in_place) == []
     assert f"| {verdict} | 1 | 1 connection never returned | shop/db.py&#58;3 in f |  |" in github.job_summary(
         tally, in_place
     )
@@ -199,7 +212,7 @@ def test_a_file_is_named_as_in_the_repository(tmp_path):
     assert name(Place("tests/test_a.py", 1, "f", "")) == "backend/tests/test_a.py"
     assert name(Place("../shared.py", 1, "f", "")) == "shared.py"
     assert name(Place("/usr/lib/x.py", 1, "f", "")) == ""
-    (line,) = github.commands([finding(acquired=Place("/usr/lib/x.py", 1, "f", ""))], name)
+    (line,) = github.commands(Tally(findings=[finding(acquired=Place("/usr/lib/x.py", 1, "f", ""))]), name)
     assert line.startswith(
         "::error title=poolguard%3A 1 connection never returned::/usr/lib/x.py:1 in f, in t.py"
     )
@@ -220,4 +233,4 @@ def test_what_fails_stands_first_and_a_leak_without_a_test_says_so():
     findings = [*(finding(1, verdict="warned") for _ in range(3)), finding(2, nodeid="")]
     first = github.job_summary(Tally(findings=findings), in_place).splitlines()[4]
     assert first.startswith("| failed | 0 | 1 connection never returned | shop/db.py&#58;2")
-    assert "shop/db.py:2 in f, outside any test" in github.commands(findings, in_place)[0]
+    assert "shop/db.py:2 in f, outside any test" in github.commands(Tally(findings=findings), in_place)[0]

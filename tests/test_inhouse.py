@@ -7,6 +7,7 @@ import psycopg  # noqa: F401
 import psycopg_pool  # noqa: F401
 import pytest
 from conftest import INI
+from loops import ONE_LOOP
 
 POOL = """
 import contextlib, os, queue
@@ -59,13 +60,13 @@ NAMED = "shop.db:Pool(acquire=checkout, release=checkin, close=shutdown)"
 def run(suite):
     """Run a suite that has a module ``shop.db`` with a class ``Pool``, and names it."""
 
-    def run(source, *args, pool=POOL, named=NAMED, header=HEADER):
+    def run(source, *args, pool=POOL, named=NAMED, header=HEADER, **more):
         suite.file("shop/__init__.py", "")
         suite.file("shop/db.py", pool)
         lines = "".join(f"    {line}\n" for line in named.splitlines())
         suite.pytester.makeini(f"{INI}pythonpath = .\npoolguard_pools =\n{lines}")
         # Most of these pools have no need to be closed.
-        return suite.run(source, "--poolguard-open-pools=off", *args, header=header)
+        return suite.run(source, "--poolguard-open-pools=off", *args, header=header, **more)
 
     return run
 
@@ -200,11 +201,7 @@ class Pool:
             await conn.close()
 """
 ASYNC_HEADER = HEADER.replace("def pool", "async def pool").replace("pool.shutdown", "await pool.shutdown")
-ONE_LOOP = (
-    "-oasyncio_mode=auto",
-    "-oasyncio_default_test_loop_scope=module",
-    "-oasyncio_default_fixture_loop_scope=module",
-)
+ASYNC = ("-oasyncio_mode=auto", *ONE_LOOP)
 
 
 def test_coroutines_are_watched_like_functions(run):
@@ -239,7 +236,7 @@ async def test_manager(pool, poolguard):
         assert poolguard.checked_out == 1
     assert poolguard.checked_out == 0
 """,
-        *ONE_LOOP,
+        *ASYNC,
         pool=ASYNC_POOL,
         header=ASYNC_HEADER,
     )
@@ -247,6 +244,56 @@ async def test_manager(pool, poolguard):
     assert result.blamed == ["test_it[False]"]
     assert result.sites == ["take: return await pool.checkout()"]
     assert result.findings[0]["task"] == "its name"
+
+
+SLOW_POOL = """
+import asyncio
+
+class Connection:
+    closed = 0
+    async def rollback(self):
+        await asyncio.sleep(0.05)
+
+class Pool:
+    def __init__(self):
+        self.idle = [Connection()]
+
+    async def checkout(self):
+        return self.idle.pop()
+
+    async def checkin(self, conn):
+        self.idle.append(conn)
+
+    async def shutdown(self):
+        pass
+"""
+
+
+@pytest.mark.parametrize("moment", [0, 0.02])
+def test_what_was_returned_before_it_was_reclaimed_is_not_taken_from_who_has_it_then(run, moment):
+    """The loop stands still between two tests: a connection is reclaimed in the middle of the next one."""
+    result = run(
+        f"""
+kept = []
+
+async def test_leaks(pool):
+    kept.append([[[[[await pool.checkout()]]]]])
+
+async def test_next(pool):
+    await asyncio.sleep({moment})
+    await pool.checkin(kept[0][0][0][0][0][0])  # late
+    conn = await pool.checkout()
+    await asyncio.sleep(0.2)
+    assert pool.idle == []
+    await pool.checkin(conn)
+    assert pool.idle == [conn]
+""",
+        *ASYNC,
+        pool=SLOW_POOL,
+        header=ASYNC_HEADER,
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    assert result.blamed == ["test_leaks"]
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
@@ -270,7 +317,7 @@ stack = {stack}
             1 / 0
     assert poolguard.checked_out == 0
 """,
-        *(ONE_LOOP if is_async else ()),
+        *(ASYNC if is_async else ()),
         pool=ASYNC_POOL if is_async else POOL,
         header=ASYNC_HEADER if is_async else HEADER,
         named="shop.db:Pool(acquire=connection)",
@@ -765,6 +812,7 @@ def test_it(pool, returns):
         *processes,
         *(("-pa_plugin",) if where == "plugin" else ()),
         named="",
+        subprocess=where == "plugin",  # before pytest 8.4, the setting `pythonpath` comes too late for -p
     )
     result.assert_outcomes(passed=1, failed=1)
     assert result.blamed == ["test_it[False]"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 # C extensions, which can't be imported anew for every inner run
 import psycopg  # noqa: F401
 import pytest
@@ -244,15 +246,18 @@ def slowly(seconds):
     time.sleep(seconds)
 
 class Pool:
+    def __init__(self):
+        self.conn = psycopg2.connect(os.environ["SUITE_DSN"])
+
     def checkout(self, seconds):
         slowly(seconds)
-        return psycopg2.connect(os.environ["SUITE_DSN"])
+        return self.conn
 
     def checkin(self, conn):
-        conn.close()
+        conn.rollback()
 
     def shutdown(self):
-        pass
+        self.conn.close()
 """
     test = """
 @pytest.mark.pool(timeout=0.2)
@@ -397,7 +402,13 @@ class Pool:
 
 @pytest.mark.parametrize(
     ("answer", "raised"),
-    [("return {}", ""), ("asyncio.current_task().cancel(); raise", "asyncio.CancelledError")],
+    [
+        ("return {}", ""),
+        pytest.param(
+            *("asyncio.current_task().cancel(); raise", "asyncio.CancelledError"),
+            marks=pytest.mark.skipif(sys.version_info < (3, 11), reason="two cancellations look like one"),
+        ),
+    ],
 )
 def test_a_coroutine_with_an_answer_of_its_own_to_a_timeout_keeps_it(run, answer, raised):  # noqa: F811
     pool = ASYNC_POOL.replace(

@@ -12,7 +12,9 @@ def take(pool):
     return pool.getconn()
 
 def test_fails(pool):
-    take(pool), take(pool), pool.getconn()
+    for _ in range(2):
+        take(pool)
+    pool.getconn()
 
 def test_clean(pool, record_testsuite_property):
     record_testsuite_property("own", "1")
@@ -117,6 +119,39 @@ def test_the_strict_family_has_them_at_the_suite(suite, processes):
         (name, f"test_suite.py::{test}: {value}") for test, those in EXPECTED.items() for name, value in those
     ]
     assert sorted(told(root.find("testsuite"))) == sorted(expected)
+
+
+REST = """
+kept = []
+session = SimpleConnectionPool(1, 1, DSN)
+held = session.getconn()
+
+def test_opens():
+    kept.append(psycopg2.connect(DSN))
+"""
+
+
+@pytest.mark.parametrize("family", ["xunit1", "xunit2"])
+def test_what_no_test_carries_is_the_suites(suite, family):
+    """A backend that is left, a leak outside of any test, a stale site: all of it known only at the end."""
+    suite.setting("junit_family", family)
+    gate = ("--poolguard-baseline=leaks.txt", "--poolguard-strict-baseline")
+    suite.run("def test_it(pool): pool.getconn()\n", gate[0], "--poolguard-update-baseline")
+    suite.run(REST, "--junitxml=junit.xml", *gate)
+    root = ET.parse(suite.path / "junit.xml").getroot()
+    assert errors(root, MORE if family == "xunit1" else {}) == []
+    stale = (
+        "1 stale site in leaks.txt: test_suite.py:test_it leaks no more; --poolguard-update-baseline takes it out"
+    )
+    assert sorted(told(root.find("testsuite"))) == [
+        ("poolguard.checked_out", f"outside any test: {ONE}, failed: LINE in <module>"),
+        ("poolguard.error", stale),
+        (
+            "poolguard.server_backend",
+            "test_suite.py::test_opens: 1 connection left open, failed: LINE in test_opens",
+        ),
+    ]
+    assert len(list(root.iter("testcase"))) == 1
 
 
 def test_the_check_of_the_schema_finds_what_is_wrong():

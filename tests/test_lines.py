@@ -344,6 +344,16 @@ def test_a_kept_connection_answers_again_and_again(nothing_is_left, line, server
     assert not kept.is_open
 
 
+def test_what_is_set_for_a_question_is_set_no_longer(line, server):
+    """Behind a pooler, the next question on this line may be somebody else's."""
+    kept = Kept(line, {}, server.dsn)
+    kept.open(5.0)
+    show = "SELECT current_setting('statement_timeout')"
+    assert kept.rows(["SET LOCAL statement_timeout = 3000", show], 1.0) == [(b"3s",)]
+    assert kept.rows([show], 1.0) == [(b"0",)]
+    kept.close()
+
+
 def test_each_look_of_a_kept_connection_sees_what_is_there_then(line, server):
     kept = Kept(line, {}, server.dsn)
     kept.open(5.0)

@@ -8,9 +8,13 @@ import inspect
 import psycopg  # noqa: F401
 import psycopg_pool
 import pytest
+from loops import ONE_LOOP
+
+#: What a pool is made with. `check` came with psycopg_pool 3.2, `close_returns` with 3.3.
+ARGUMENTS = {*inspect.signature(psycopg_pool.ConnectionPool).parameters}
 
 HEADER = """
-import asyncio, contextlib, gc, os, threading, time
+import asyncio, contextlib, gc, inspect, os, threading, time
 import pytest
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, NullConnectionPool, PoolTimeout
 
@@ -78,8 +82,7 @@ async def test_it(pool, ends):
 """,
         *ASYNC,
         # the end of a loop ends its generators, which return what they have: not before the second test
-        "-oasyncio_default_test_loop_scope=module",
-        "-oasyncio_default_fixture_loop_scope=module",
+        *ONE_LOOP,
     )
     result.assert_outcomes(passed=1, failed=1)
     assert result.blamed == ["test_it[False]"]
@@ -106,8 +109,8 @@ def test_with_getconn_does_not_return_it_and_the_hint_says_what_does(run, is_asy
     )
 
 
+@pytest.mark.skipif("close_returns" not in ARGUMENTS, reason="came with psycopg_pool 3.3")
 def test_close_returns_where_the_pool_says_so_and_nowhere_else(run):
-    """``close_returns`` came with psycopg_pool 3.3."""
     result = run(
         """
 kept = []
@@ -144,28 +147,31 @@ def test_callbacks_and_workers_are_no_checkouts(run):
 seen = []
 
 def test_it(poolguard):
-    callbacks = {name: lambda conn, name=name: seen.append(name) for name in ("configure", "check", "reset")}
+    there = {*inspect.signature(ConnectionPool).parameters} & {"configure", "check", "reset"}
+    callbacks = {name: lambda conn, name=name: seen.append(name) for name in there}
     with ConnectionPool(DSN, min_size=2, max_size=4, **callbacks) as pool:
         pool.wait()
         for _ in range(3):
             with pool.connection():
                 assert poolguard.checked_out == 1
             assert poolguard.checked_out == 0  # whenever the worker resets it
+        drain = getattr(pool, "drain", list)  # came with psycopg_pool 3.3
         pool.check()
-        pool.drain()
+        drain()
         pool.resize(1, 2)
         with pool.connection():
-            pool.drain()
+            drain()
         conn = pool.getconn()
     assert pool.closed
     pool.putconn(conn)
-    assert set(seen) == {"configure", "check", "reset"}
+    assert set(seen) == there
 """
     )
     result.assert_silent(passed=1)
     assert result.data["checkouts"] == 5
 
 
+@pytest.mark.skipif("check" not in ARGUMENTS, reason="came with psycopg_pool 3.2")
 def test_a_check_that_fails_once_is_one_checkout(run):
     result = run(
         """
@@ -487,6 +493,5 @@ async def test_it(asked):
 async def test_next(asked): pass
 """,
         *ASYNC,
-        "-oasyncio_default_test_loop_scope=module",
-        "-oasyncio_default_fixture_loop_scope=module",
+        *ONE_LOOP,
     ).assert_silent(passed=2)

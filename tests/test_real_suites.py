@@ -5,6 +5,7 @@ from __future__ import annotations
 # a C extension, which can't be imported anew for every inner run
 import asyncpg  # noqa: F401
 import pytest
+from loops import HAS_LOOP_SCOPES
 
 #: A pool on the loop of the session, and a function-scoped fixture that leaves work behind on that loop.
 HEADER = """
@@ -66,8 +67,10 @@ async def at_the_end(maintenance):
     maintenance.pool.terminate()
 """
 ARGUMENTS = ("-pasyncio", "-oasyncio_mode=strict")
+on_a_wider_loop = pytest.mark.skipif(not HAS_LOOP_SCOPES, reason="a fixture runs on the loop of its scope")
 
 
+@on_a_wider_loop
 @pytest.mark.parametrize("job", ["query(maintenance.pool)", "maintenance.pool.execute('SELECT pg_sleep(0.1)')"])
 def test_a_task_that_a_fixture_leaves_to_a_wider_fixture_is_silent(suite, job):
     """pgqueuer drops the database of a test while the next test is being set up."""
@@ -79,6 +82,7 @@ def test_a_task_that_a_fixture_leaves_to_a_wider_fixture_is_silent(suite, job):
     result.assert_silent(passed=2)
 
 
+@on_a_wider_loop
 def test_a_task_that_never_returns_it_is_told_when_the_wider_fixture_ends(suite):
     result = suite.run(
         f"{TERMINATED}\ndef in_the_background(maintenance):\n"
@@ -93,6 +97,7 @@ def test_a_task_that_never_returns_it_is_told_when_the_wider_fixture_ends(suite)
     assert "what fixture maintenance returned holds the task that uses it" in result.text
 
 
+@on_a_wider_loop
 def test_a_task_that_nobody_holds_is_the_fixtures_leak(suite):
     job = "asyncio.create_task(forgotten(maintenance.pool))"
     result = suite.run(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
+#: Whether an exception can be told more with; else there is a section, made when the fixtures are gone.
+HAS_NOTES = sys.version_info >= (3, 11)
 SMALL = """
 @pytest.fixture
 def small():
@@ -47,7 +51,7 @@ def test_it(small):
     text = "1 of 1 is held by the very thread that asks for one more"
     assert result.text.count(text) == 1
     (line,) = (line for line in result.text.splitlines() if text in line)
-    assert line.startswith("E  ")
+    assert line.startswith("E  ") == HAS_NOTES
 
 
 def test_an_error_that_another_one_replaces(suite):
@@ -272,6 +276,7 @@ async def test_it(fails):
     assert "1 of 1 is held by the very task that asks for one more" in result.text
 
 
+@pytest.mark.skipif(not HAS_NOTES, reason="the pool is closed when it is looked at")
 @pytest.mark.parametrize("server", ["session", "off"])
 def test_the_last_statement_of_what_is_still_out(suite, server):
     result = suite.run(

@@ -8,7 +8,8 @@ import pytest
 
 from pytest_poolguard.findings import Finding
 from pytest_poolguard.origin import Place
-from pytest_poolguard.reports.text import age, block, blocks
+from pytest_poolguard.reports.backends import age
+from pytest_poolguard.reports.text import block, blocks
 
 SHOP = """
 import os

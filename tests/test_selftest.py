@@ -231,6 +231,29 @@ def test_a_fault_of_our_own_is_a_failure(monkeypatch):
     assert lines[1].endswith(": NOT watched: KeyError while noting a return: 'oops'")
 
 
+@pytest.mark.parametrize(
+    ("unheard", "libraries", "told"),
+    [
+        (("check_out", "opening"), LIBRARIES, r"what \w+ (hands out|opens) is not seen"),
+        (
+            ("give_back", "end"),
+            [name for name in LIBRARIES if name != "psycopg"],
+            r"what is given back to \w+ is not seen",
+        ),
+    ],
+    ids=["taking", "returning"],
+)
+def test_a_patch_that_tells_the_ledger_nothing_is_found_out(monkeypatch, unheard, libraries, told):
+    """Each library's functions are replaced, as they should be, and yet nothing is seen."""
+    for name in unheard:
+        monkeypatch.setattr(Ledger, name, lambda *_, **__: None)
+    lines = []
+    assert selftesting.SelfTest(lines.append).run(()) == 1
+    broken = dict(line.split(" ", 1) for line in lines[1:] if ": watched (" not in line)
+    assert set(broken) == set(libraries)
+    assert all(re.fullmatch(rf"[\d.]+\S*: NOT watched: {told}", said) for said in broken.values())
+
+
 def test_a_class_that_was_named_is_looked_for(suite):
     suite.setting("poolguard_pools", "shop:Pool(acquire=take, release=give)")
     suite.file("shop.py", "class Pool:\n    def take(self): pass\n    def give(self, conn): pass\n")

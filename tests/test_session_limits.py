@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+
 # C extensions, which can't be imported anew for every inner run
-import asyncpg  # noqa: F401
+import asyncpg
 import greenlet  # noqa: F401
 import psycopg  # noqa: F401
 import psycopg2.pool
 import psycopg_pool  # noqa: F401
 import pytest
 import sqlalchemy.ext.asyncio  # noqa: F401
+from loops import ONE_LOOP
 
 from pytest_poolguard.clock import Clock
 from pytest_poolguard.drivers.interface import State
@@ -346,6 +349,9 @@ def test_some_were():
     ).assert_silent(passed=3 * 39 + 1)
 
 
+@pytest.mark.skipif(
+    "reset" not in inspect.signature(asyncpg.create_pool).parameters, reason="came with asyncpg 0.30"
+)
 def test_asyncpg_with_a_reset_of_the_applications_own(suite):
     """Its listeners, its caches and its log of queries see nothing; what is not reset is taken back."""
     suite.run(
@@ -398,8 +404,7 @@ async def test_own_when_it_is_taken_again(pool, request):
     assert await look(pool) == ("0" if request.node.callspec.id == "all" else "7s")
 """,
         "-oasyncio_mode=auto",
-        "-oasyncio_default_fixture_loop_scope=module",
-        "-oasyncio_default_test_loop_scope=module",
+        *ONE_LOOP,
         header=ASYNC,
     ).assert_silent(passed=15)
 

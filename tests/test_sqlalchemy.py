@@ -212,7 +212,7 @@ async def test_async(poolguard):
             pass
     with pytest.raises(asyncio.TimeoutError):
         async with AsyncSession(engine) as session:
-            await asyncio.wait_for(session.execute(text("SELECT pg_sleep(20)")), 0.1)
+            await asyncio.wait_for(session.execute(text("SELECT pg_sleep(0.5)")), 0.05)
     assert poolguard.checked_out == 0
     await engine.dispose()
 """,

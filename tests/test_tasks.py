@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import sys
 
 # C extensions, which can't be imported anew for every inner run
 import psycopg  # noqa: F401
 import psycopg_pool  # noqa: F401
 import pytest
+from loops import HAS_LOOP_SCOPES, ONE_LOOP
+
+POOL = tuple(map(int, importlib.metadata.version("psycopg_pool").split(".")))
 
 HEADER = """
 import asyncio, contextlib, gc, os, sys, threading, time
@@ -121,8 +125,7 @@ def run(request, suite):
 @pytest.fixture
 def run_on_one_loop(suite):
     header, arguments = RUNNERS["auto-module"]
-    scopes = [f"-oasyncio_default_{what}_loop_scope=module" for what in ("test", "fixture")]
-    return lambda source, *args: suite.run(STARTERS + source, *arguments, *scopes, *args, header=header)
+    return lambda source, *args: suite.run(STARTERS + source, *arguments, *ONE_LOOP, *args, header=header)
 
 
 def test_what_a_task_or_thread_of_its_own_takes_is_the_tests(run):
@@ -190,8 +193,10 @@ class TestIt:
     assert [f["owner"]["name"] for f in result.findings] == ["leaks"]
 
 
-def test_a_task_that_the_test_leaves_behind_is_silent_where_its_loop_ends_it(run):
+def test_a_task_that_the_test_leaves_behind_is_silent_where_its_loop_ends_it(run, request):
     """Whether the loop ends with the test or later, it cancels the task, which gives the connection back."""
+    if not HAS_LOOP_SCOPES and "anyio" not in request.node.callspec.id:
+        pytest.skip("pytest-asyncio closes the loop, and cancels nothing")
     run(
         """
 tasks = []
@@ -531,6 +536,7 @@ async def test_leaks(pool):
     assert [p["function"] for p in result.findings[0]["stack"] if p["own"]] == ["test_leaks", "take"]
 
 
+@pytest.mark.skipif(POOL < (3, 1, 7), reason="the pool loses it by itself")
 def test_a_cancelled_getconn_loses_nothing(run_on_one_loop):
     """At whatever moment it is cancelled: an idle connection is there, or one is just being given back."""
     run_on_one_loop(

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import re
 
+# C extensions, which can't be imported anew for every inner run
+import asyncpg  # noqa: F401
+import psycopg_pool  # noqa: F401
 import pytest
+import sqlalchemy  # noqa: F401
 
 from pytest_poolguard.pools_seen import PoolRow
 from pytest_poolguard.reports.summary import write
@@ -39,6 +43,39 @@ def test_it(pool): pool.putconn(pool.getconn())
         run.text,
         re.MULTILINE,
     )
+
+
+UNUSED = {
+    "psycopg2": "unused = SimpleConnectionPool(1, 2, DSN)",
+    "psycopg_pool": "unused = psycopg_pool.ConnectionPool(DSN, open=False)",
+    "asyncpg": "asyncio.run(opens_and_closes())",
+}
+USES = {
+    "psycopg2": "pool = SimpleConnectionPool(1, 2, DSN)\n    pool.putconn(pool.getconn())",
+    "sqlalchemy": "sqlalchemy.create_engine('postgresql+psycopg2://', creator=connect).connect().close()",
+}
+
+
+@pytest.mark.parametrize("library", UNUSED)
+def test_the_pools_of_a_library_that_saw_no_checkout_are_told(suite, library):
+    """Where another's did: they may be used in a way that is not watched. An engine begins with its first use."""
+    source = f"""
+import asyncio, asyncpg, psycopg_pool, sqlalchemy
+
+def connect(): return psycopg2.connect(DSN)
+
+async def opens_and_closes():
+    async with asyncpg.create_pool(DSN, min_size=1): pass
+
+def test_it():
+    {UNUSED[library]}
+    {USES["sqlalchemy" if library == "psycopg2" else "psycopg2"]}
+"""
+    run = suite.run(source, "--poolguard-open-pools=off")
+    assert run.findings == []
+    assert re.search(rf"^poolguard: no connection was taken from 1 pool of {library} \d", run.text, re.MULTILINE)
+    run = suite.run(source.replace(UNUSED[library], ""), "--poolguard-open-pools=off")
+    assert "no connection was taken" not in run.text
 
 
 def test_a_marker_on_tests_that_take_nothing_is_told(suite, processes):

@@ -28,6 +28,7 @@ __all__ = [
     "Unreachable",
     "ask",
     "part",
+    "transaction",
     "wait_for",
 ]
 
@@ -62,7 +63,8 @@ class Line(Protocol):
     def rows(self, connection: Any, statements: Sequence[str], deadline: float) -> list[tuple[Any, ...]]:
         """The rows of the last statement: texts as bytes, numbers as int and float, NULL as None.
 
-        Each statement is a transaction of its own. What becomes of other types is the library's: cast them.
+        They are one transaction, see :func:`transaction`. What becomes of other types is the
+        library's: cast them.
         """
 
     def part(self, connection: Any) -> None:
@@ -197,6 +199,16 @@ def parsed(line: Line, dsn: str) -> dict[str, Any]:
         if not at and (known.get("port") or "0").replace(",", "0").isdigit():
             return known
     raise Unaskable("this is no DSN (postgresql://user@host:5432/database, or host=… dbname=…)")
+
+
+def transaction(statements: Sequence[str]) -> tuple[str, ...]:
+    """Statements, the last of which is the question, as one transaction, in as few turns as can be.
+
+    Behind a pooler that shares connections by the transaction, what is set for longer than one is set for the
+    next client, too: for the suite, or for a stranger.
+    """
+    *others, question = statements
+    return ("; ".join(("BEGIN", *others)), question, "COMMIT") if others else (question,)
 
 
 def wait_for(fileno: int, wanted: int, deadline: float) -> None:

@@ -30,7 +30,6 @@ from pytest_poolguard.findings import FAILED, WARNED, Finding
 from pytest_poolguard.marker import function_of
 from pytest_poolguard.origin import printable
 from pytest_poolguard.records import Checkout, Opening
-from pytest_poolguard.reports.junit import note_error_paths
 
 if TYPE_CHECKING:
     from pytest_poolguard.server.activity import Ask
@@ -63,7 +62,6 @@ class Faults:
         self._had_subtests = False
         self._told: set[str] = set()  #: by the fingerprints of what was told
         self.spent = 0.0  #: seconds, in the present test's teardown
-        self._fresh: list[Finding] = []  #: those of the present test
         self._folder = ""  #: the claims of this run's workers
 
     def for_worker(self) -> dict[str, str]:
@@ -120,8 +118,6 @@ class Faults:
         with self._guard.shield("striking faults"):
             seen = [spot for spot in map(self._spots.of, own) if spot is not None and self._plan.means(spot)]
             self._consider(item, frozenset(seen), own, began - self._began)
-            note_error_paths(item.config, self._fresh)
-            self._fresh = []
         self._ledger.on_checked_out = lambda _: None
         self.spent = time.monotonic() - began
 
@@ -228,7 +224,6 @@ class Faults:
             if self._guard.settings.faults == "warn" and finding.verdict == FAILED:
                 finding.verdict = WARNED
         self._found(new)
-        self._fresh += new
 
     def _is_spent(self) -> bool:
         return self._budget is not None and self.account.seconds >= self._budget

@@ -53,16 +53,20 @@ def below(workspace: str, root: str) -> Callable[[Place], str]:
 # annotations
 
 
-def commands(findings: Iterable[Finding], name: Callable[[Place], str]) -> list[str]:
-    """The annotation of each site that fails or is warned of; ``name`` makes the name of its file."""
-    told = [finding for finding in findings if finding.verdict in (FAILED, WARNED)]
+def commands(tally: Tally, name: Callable[[Place], str]) -> list[str]:
+    """The annotation of each site that fails or is warned of, and of what else fails the run.
+
+    ``name`` makes the name of its file.
+    """
+    told = [finding for finding in tally.findings if finding.verdict in (FAILED, WARNED)]
     sites = _sites(told)
-    errors = _limited("error", [site for site in sites if _fails(site)], name)
-    return errors + _limited("warning", [site for site in sites if not _fails(site)], name)
+    errors = [_command("error", {"title": "poolguard"}, redacted(text)) for text in tally.errors]
+    errors += _limited("error", [site for site in sites if _fails(site)], name, SHOWN - len(errors))
+    return errors + _limited("warning", [site for site in sites if not _fails(site)], name, SHOWN)
 
 
-def _limited(level: str, sites: Sites, name: Callable[[Place], str]) -> list[str]:
-    shown = sites if len(sites) <= SHOWN else sites[: SHOWN - 1]
+def _limited(level: str, sites: Sites, name: Callable[[Place], str], room: int) -> list[str]:
+    shown = sites if len(sites) <= room else sites[: max(room - 1, 0)]
     lines = [_annotation(level, site, name) for site in shown]
     if len(shown) < len(sites):
         more = f"{len(sites) - len(shown)} more sites: see the job summary"
@@ -105,16 +109,13 @@ def _owners(site: list[Finding]) -> str:
 
 
 def job_summary(tally: Tally, name: Callable[[Place], str]) -> str:
-    """The table of all sites, as Markdown; empty where nothing was found."""
-    if not tally.findings:
+    """The table of all sites, as Markdown, and what else fails the run; empty where there is neither."""
+    if not (tally.findings or tally.errors):
         return ""
     sites = sorted(_sites(tally.findings), key=lambda site: RANKS.get(_verdict(site), len(RANKS)))
-    lines = [
-        f"### {_cell(title(tally))}",
-        "",
-        "| | tests | what | where | hint |",
-        "| --- | ---: | --- | --- | --- |",
-    ]
+    lines = [f"### {_cell(title(tally))}", ""]
+    lines += [f"**{_cell(text)}**\n" for text in tally.errors]
+    lines += HEAD if sites else ()
     lines += [_row(site, name) for site in sites[:ROWS]]
     if len(sites) > ROWS:
         lines += ["", f"… and {counted(len(sites) - ROWS, 'more site')}"]

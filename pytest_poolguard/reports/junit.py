@@ -1,21 +1,22 @@
-"""The findings of a test as properties in pytest's JUnit file.
+"""Findings as properties in pytest's JUnit file.
 
 The schema of ``xunit1`` has properties of a test case. That of ``xunit2`` has them of the suite alone: there, the
-value of each begins with its test.
+value of each begins with its test. What no test's report carries is the suite's in both.
 """
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
 from _pytest.junitxml import xml_key
 
-from pytest_poolguard.findings import ERROR_PATH, WORDS, Finding, counted
+from pytest_poolguard.findings import WORDS, Finding, counted
 from pytest_poolguard.redaction import redacted
-from pytest_poolguard.tally import carried_by
+from pytest_poolguard.tally import Tally, carried_by
 
-__all__ = ["note", "note_error_paths"]
+__all__ = ["note", "note_end"]
 
 #: What the names of our properties begin with; the kind of finding follows.
 PREFIX = "poolguard."
@@ -34,16 +35,27 @@ def note(config: pytest.Config, report: pytest.TestReport) -> None:
             xml.add_global_property(name, f"{redacted(report.nodeid)}: {value}")
 
 
-def note_error_paths(config: pytest.Config, findings: list[Finding]) -> None:
-    """Note what no test's report carries: as properties of the suite, each with the test that shows it."""
+def note_end(config: pytest.Config, tally: Tally) -> None:
+    """Note what no report of a test has carried, and what else fails the run.
+
+    That is known when all has ended, and pytest has written its file by then: it does so once more.
+    """
     xml: Any = config.stash.get(xml_key, None)
-    shown: dict[str, list[Finding]] = {}
-    for finding in findings if xml is not None else ():
-        if finding.kind == ERROR_PATH:
-            shown.setdefault(finding.nodeid, []).append(finding)
-    for nodeid, those in shown.items():
-        for name, value in _properties(those):
-            xml.add_global_property(name, f"{redacted(nodeid)}: {value}")
+    by_test: dict[str, list[Finding]] = {}
+    for finding in tally.outside:
+        by_test.setdefault(finding.nodeid or "outside any test", []).append(finding)
+    told = [
+        (name, f"{redacted(test)}: {value}")
+        for test, findings in by_test.items()
+        for name, value in _properties(findings)
+    ]
+    told += [(f"{PREFIX}error", redacted(text)) for text in tally.errors]
+    if xml is None or not told:
+        return
+    for name, value in told:
+        xml.add_global_property(name, value)
+    with contextlib.suppress(OSError):  # it could not be written before, which pytest has said
+        xml.pytest_sessionfinish()
 
 
 def _properties(findings: list[Finding]) -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from pytest_poolguard.origin import printable
 from pytest_poolguard.redaction import redacted
-from pytest_poolguard.reports.text import age
+from pytest_poolguard.reports.backends import age
 from pytest_poolguard.server.contention import Contention, Session
 from pytest_poolguard.server.holding import PREPARED, Holding
 from pytest_poolguard.server.statements import text_of

@@ -7,7 +7,7 @@ from typing import Any
 from pytest_poolguard.advice import advice, by_pool, by_weight
 from pytest_poolguard.findings import connections, counted
 from pytest_poolguard.redaction import redacted
-from pytest_poolguard.reports.text import age
+from pytest_poolguard.reports.backends import age
 from pytest_poolguard.uses import Use, gathered_uses
 
 __all__ = ["write"]

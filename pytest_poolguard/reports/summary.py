@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from pytest_poolguard.drivers.known import NEVER_IMPORTED, WITHOUT_POOLS
 from pytest_poolguard.failure import error
 from pytest_poolguard.findings import (
     CHECKED_OUT,
@@ -25,20 +24,18 @@ from pytest_poolguard.findings import (
     WARNED,
     WORDS,
     Finding,
-    connections,
     counted,
     headline,
 )
-from pytest_poolguard.origin import Place
-from pytest_poolguard.redaction import redacted
+from pytest_poolguard.reports.notices import notices
 from pytest_poolguard.reports.sites import by_damage, by_site
 from pytest_poolguard.reports.text import block, grouped
 from pytest_poolguard.tally import Tally
 
-__all__ = ["count_errors", "fault", "title", "write"]
+__all__ = ["count_errors", "title", "write"]
 
-#: Lines of blocks, rows, and places of open pools shown without -v: together they are a screen or two.
-LINES, ROWS, PLACES = 60, 15, 3
+#: Lines of blocks, and rows, shown without -v: together with the notices they are a screen or two.
+LINES, ROWS = 60, 15
 #: Verdicts of what passes: it is counted, and told in full only with -v.
 PASSES = (KNOWN, IGNORED)
 
@@ -66,7 +63,7 @@ def title(tally: Tally) -> str:
 
 def write(terminal: Any, tally: Tally, verbosity: int) -> None:
     """Write the section, if there is anything to say; what is left on the server has one of its own."""
-    lines = _notices(tally, verbosity)
+    lines = notices(tally, verbosity)
     left = _part(tally, on_server=True)
     rest = _part(tally, on_server=False)
     if rest.findings or (lines and not left.findings):
@@ -160,83 +157,3 @@ def _table(findings: list[Finding], verbosity: int) -> list[str]:
         rest = sum(len(row.findings) for row in ranked[ROWS:])
         lines.append(f"{rest:6}         at {len(ranked) - ROWS} more sites (-v shows them)")
     return lines
-
-
-def _notices(tally: Tally, verbosity: int) -> list[str]:
-    lines = []
-    if tally.unwatched:
-        lines += [f"poolguard: {redacted(text)}" for text in tally.unwatched]
-    elif not tally.patched:
-        lines.append(NEVER_IMPORTED)
-    elif not tally.pools:
-        were = "was" if len(tally.patched) == 1 else "were"
-        lines.append(
-            f"poolguard: no connection pool was seen in this run ({', '.join(tally.patched)} {were} imported)"
-        )
-    elif tally.pool_rows and not tally.taken:
-        lines.append(
-            f"poolguard: no connection was taken from a pool in this run ({counted(tally.pools, 'pool')} of "
-            f"{', '.join(tally.patched)} {'was' if tally.pools == 1 else 'were'} seen)"
-        )
-    elif verbosity > 0:
-        lines.append(
-            f"poolguard: {connections(tally.taken)} taken from {tally.pools} pools of {', '.join(tally.patched)}"
-            + _unused_libraries(tally)
-        )
-    if tally.taken:
-        lines += _unused_markers(tally.unused_markers, verbosity)
-    if tally.open_pools:
-        lines.append(f"poolguard: {_idle(tally.open_pools, verbosity)}")
-    refusals = [refusal for refusal in tally.refusals if refusal["error"]]
-    if refusals:
-        lines.append(f"poolguard: {_refused(refusals, verbosity)}")
-    if tally.account is not None:
-        lines += [f"poolguard: {redacted(line)}" for line in tally.account.lines(verbosity)]
-    lines += [f"poolguard: {redacted(str(visit))}" for visit in tally.visits if visit.is_news or verbosity > 0]
-    lines += [f"poolguard: {redacted(notice)}" for notice in tally.notices + tally.errors]
-    shown = tally.faults if verbosity > 0 else tally.faults[:1]
-    more = f" (and {len(tally.faults) - 1} more, -v shows them)" if len(shown) < len(tally.faults) else ""
-    return lines + [fault(text) + more for text in shown]
-
-
-def _unused_libraries(tally: Tally) -> str:
-    used = {row.library for row in tally.pool_rows if row.checkouts} | {*WITHOUT_POOLS}
-    unused = [known for known in tally.patched if known.partition(" ")[0] not in used]
-    return f" (none of {', '.join(unused)})" if tally.pool_rows and unused else ""
-
-
-def _unused_markers(functions: list[str], verbosity: int) -> list[str]:
-    """Tests whose limits have limited nothing: they may have been meant for others."""
-    if not functions:
-        return []
-    have, took = ("has", "takes") if len(functions) == 1 else ("have", "take")
-    shown = functions if verbosity > 0 else functions[:PLACES]
-    more = f" and {len(functions) - len(shown)} more" if len(shown) < len(functions) else ""
-    names = redacted(", ".join(shown)) + more
-    tests = counted(len(functions), "test")
-    return [f"poolguard: {tests} {have} a pool marker and {took} no connection: {names}"]
-
-
-def fault(text: str) -> str:
-    """The line for an exception of our own."""
-    return f"poolguard: internal error, the results are as without it: {redacted(text)}"
-
-
-def _refused(refusals: list[dict[str, Any]], verbosity: int) -> str:
-    """Which tests a pool refused a connection: they may have passed for all that."""
-    tests = list(dict.fromkeys(refusal["nodeid"] for refusal in refusals))
-    shown = tests if verbosity > 0 else tests[:PLACES]
-    more = f" and {len(tests) - len(shown)} more" if len(shown) < len(tests) else ""
-    where = f"{', '.join(shown)}{more}"
-    return f"a pool refused a connection in {counted(len(tests), 'test')}: {where} (-rA shows who had them)"
-
-
-def _idle(open_pools: list[tuple[Place | None, int]], verbosity: int) -> str:
-    """What lies idle in pools that were still open at the end: no leak, but good to know."""
-    idle = sum(count for _, count in open_pools)
-    pools = "a pool" if len(open_pools) == 1 else f"{len(open_pools)} pools"
-    places = list(dict.fromkeys(str(place) for place, _ in open_pools if place is not None))
-    shown = places if verbosity > 0 else places[:PLACES]
-    more = f" and {len(places) - len(shown)} more" if len(shown) < len(places) else ""
-    where = f", made at {', '.join(shown)}{more}" if shown else ""
-    return f"{connections(idle)} idle in {pools} still open at the end{where}"

@@ -19,19 +19,14 @@ from pytest_poolguard.findings import (
     connections,
     counted,
 )
-from pytest_poolguard.origin import Place
 from pytest_poolguard.reports import error_paths
-from pytest_poolguard.server.run_name import PREFIX
+from pytest_poolguard.reports.backends import age, backend, connection
+from pytest_poolguard.reports.frames import frame, frames
 
-__all__ = ["age", "block", "blocks", "grouped"]
+__all__ = ["PHASES", "block", "blocks", "grouped"]
 
 ENDS = {"test": "the test ended", "fixture": "the fixture ended", "session": "the run ended"}
 PHASES = {"setup": "set-up", "body": "body", "teardown": "teardown"}
-MINUTE = 60
-#: Seconds by which two durations have to differ for both to be told.
-NOTEWORTHY = 0.1
-#: Frames shown without -v: so many outermost ones, so many innermost ones.
-OUTER, INNER = 2, 6
 #: Groups of findings that one test's report shows as blocks without -v, and how many more as a line each.
 BLOCKS, LINES = 2, 10
 #: Threads or tasks that a group names without -v.
@@ -39,16 +34,6 @@ HOLDERS = 3
 #: Backends left on the server that are shown without -v, where they were all opened in one place.
 BACKENDS = 4
 NONE_TOLD: Mapping[str, str] = MappingProxyType({})
-
-
-def age(seconds: float) -> str:
-    """A duration as a person says it."""
-    if round(seconds * 1000) < 1000:  # noqa: PLR2004 - so many make a second
-        return f"{seconds * 1000:.0f} ms"
-    if round(seconds, 1) < MINUTE:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), MINUTE)
-    return f"{minutes} min {rest} s"
 
 
 def grouped(findings: Iterable[Finding]) -> list[list[Finding]]:
@@ -100,7 +85,7 @@ def _again(group: list[Finding], test: str) -> str:
     place = group[0].called_from or group[0].acquired
     lines = [_title(group)]
     if place is not None:
-        lines.append(_frame(place, 0, 0, is_site=True, is_library=not place.own))
+        lines.append(frame(place, 0, 0, is_site=True, is_library=not place.own))
     return "\n".join([*lines, f"  as in {test}, which tells more (-v tells all)"])
 
 
@@ -118,7 +103,7 @@ def block(group: list[Finding], verbosity: int = 0) -> str:
     first = group[0]
     lines = [_title(group), ""]
     lines += ["  " + line for line in _facts(group, verbosity)]
-    lines += ["", *_frames(first, verbosity), ""] if not first.opened_by else [""]
+    lines += ["", *frames(first, verbosity), ""] if not first.opened_by else [""]
     lines += [f"  note: {note}" for note in dict.fromkeys(f.note for f in group) if note]
     if first.hint:
         lines.append(f"  hint: {first.hint}")
@@ -184,10 +169,10 @@ def _facts(group: list[Finding], verbosity: int) -> list[str]:
     facts[0] += f", by {_holders(group)}"
     if first.thread_place is not None:
         facts.append(f"that {_kind(first)} still runs, now at {first.thread_place.site}")
-    connection = _connection(first)
-    if connection:
+    told = connection(first)
+    if told:
         more = f" (the first of {len(group)}; -v tells all)" if len(group) > 1 else ""
-        facts.append(connection + more)
+        facts.append(told + more)
     if first.first_at is not None:
         facts.append(f"that {_kind(first)} held the one that was taken at {first.first_at.site}")
     if first.returned_at is not None:
@@ -197,9 +182,18 @@ def _facts(group: list[Finding], verbosity: int) -> list[str]:
     return facts
 
 
+def _holders(group: list[Finding]) -> str:
+    kind = _kind(group[0])
+    names = list(dict.fromkeys(finding.task or finding.thread for finding in group))
+    if len(names) == 1:
+        return f"{kind} {names[0]}"
+    more = f" and {len(names) - HOLDERS} more" if len(names) > HOLDERS else ""
+    return f"{kind}s {', '.join(names[:HOLDERS])}{more}"
+
+
 def _backends(group: list[Finding], verbosity: int) -> list[str]:
     shown = group if verbosity > 0 else group[:BACKENDS]
-    facts = [_opened(group[0]), *(_backend(finding) for finding in shown)]
+    facts = [_opened(group[0]), *(backend(finding) for finding in shown)]
     if len(shown) < len(group):
         facts.append(f"… {len(group) - len(shown)} more backends (-v shows them)")
     return facts
@@ -217,15 +211,6 @@ def _kind(finding: Finding) -> str:
     return "task" if finding.task else "thread"
 
 
-def _holders(group: list[Finding]) -> str:
-    kind = _kind(group[0])
-    names = list(dict.fromkeys(finding.task or finding.thread for finding in group))
-    if len(names) == 1:
-        return f"{kind} {names[0]}"
-    more = f" and {len(names) - HOLDERS} more" if len(names) > HOLDERS else ""
-    return f"{kind}s {', '.join(names[:HOLDERS])}{more}"
-
-
 def _owner(finding: Finding) -> str:
     phase = PHASES.get(finding.phase, "")
     if finding.owner_kind == "fixture":
@@ -236,64 +221,8 @@ def _owner(finding: Finding) -> str:
     return f"the test {phase}" if phase == "body" else f"the test's {phase}"
 
 
-def _connection(finding: Finding) -> str:
-    parts = []
-    if finding.backend_pid is not None:
-        parts.append(f"backend pid {finding.backend_pid}")
-    if finding.transaction_status:
-        parts.append(finding.transaction_status)
-    if finding.server.get("statement"):
-        parts.append(f"last statement: {finding.server['statement']}")
-    return ", ".join(parts)
-
-
 def _each(finding: Finding) -> str:
     """One connection of a group, for -v."""
-    connection = _connection(finding)
+    told = connection(finding)
     held = f"out for {age(finding.held_seconds)}, by {_kind(finding)} {finding.task or finding.thread}"
-    return f"{connection}, {held}" if connection else held
-
-
-def _backend(finding: Finding) -> str:
-    server = finding.server
-    parts = [f"backend pid {finding.backend_pid}", server.get("state", "")]
-    if parts[1]:
-        parts[1] += f" for {age(float(server['state_seconds']))}"
-    # A statement, or none, after others: the transaction is older than its present state.
-    open_for, state_for = float(server["transaction_seconds"]), float(server["state_seconds"])
-    if open_for > state_for + NOTEWORTHY:
-        parts.append(f"its transaction open for {age(open_for)}")
-    if server["waits_for"]:
-        parts.append(f"waiting for {server['waits_for']}")
-    parts.append(f"connected for {age(float(server['age_seconds']))}")
-    if server.get("application") and not server["application"].startswith(PREFIX):
-        parts.append(f"application {server['application']}")
-    if server.get("statement"):
-        parts.append(f"last statement: {server['statement']}")
-    return ", ".join(part for part in parts if part)
-
-
-def _frames(finding: Finding, verbosity: int) -> list[str]:
-    places = [place for place in finding.stack if place.own or verbosity > 0] or finding.stack[-1:]
-    if not places:
-        return ["    (no Python frame is known)"]
-    left_out = 0
-    if verbosity <= 0 and len(places) > OUTER + INNER + 1:
-        left_out = len(places) - OUTER - INNER
-        shown = [*places[:OUTER], *places[-INNER:]]
-    else:
-        shown = places
-    site = next((place for place in reversed(shown) if place == finding.acquired), None)
-    where = min(max(len(str(place)) for place in shown), 48)
-    function = min(max(len(place.function) for place in shown), 28)
-    lines = []
-    for number, place in enumerate(shown):
-        if left_out and number == OUTER:
-            lines.append(f"    … {left_out} more frames (-v shows them)")
-        lines.append(_frame(place, where, function, is_site=place is site, is_library=not place.own))
-    return lines
-
-
-def _frame(place: Place, where: int, function: int, *, is_site: bool, is_library: bool) -> str:
-    mark = ">" if is_site else "·" if is_library else " "
-    return f"  {mark} {place!s:{where}}  {place.function:{function}}  {place.text}".rstrip()
+    return f"{told}, {held}" if told else held

@@ -7,6 +7,7 @@ from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 from pytest_poolguard.origin import printable
+from pytest_poolguard.server.advisory import advisory_locks, advisory_words
 from pytest_poolguard.server.lasting import PATIENCE, Lasting
 from pytest_poolguard.server.statements import Shown, text_of
 
@@ -32,7 +33,9 @@ SELECT pid, coalesce(backend_type, ''), coalesce(state, ''), coalesce(applicatio
        extract(epoch FROM clock_timestamp())::float8
   FROM pg_catalog.pg_stat_activity WHERE pid <> pg_catalog.pg_backend_pid()
 """
-STATEMENTS = (f"SET statement_timeout = {PATIENCE * 1000:.0f}", ACTIVITY)
+STATEMENTS = (f"SET LOCAL statement_timeout = {PATIENCE * 1000:.0f}", ACTIVITY)
+#: Of these, the ones that are a backend's.
+COLUMNS = 11
 CLIENT = b"client backend"
 ACTIVE = b"active"
 #: What the drivers call it, too: see ``libpq``.
@@ -54,6 +57,7 @@ class Backend:
     database: bytes = b""
     transaction_age: float = 0.0  #: seconds; 0 where none is open
     waits_for: bytes = b""  #: what its statement waits for: ``Lock transactionid``
+    advisory: tuple[str, ...] = ()  #: the advisory locks that it has, where that was asked
 
     @property
     def is_client(self) -> bool:
@@ -72,6 +76,7 @@ class Backend:
             "state_seconds": f"{self.state_age:.3f}",
             "transaction_seconds": f"{self.transaction_age:.3f}",
             "waits_for": printable(text_of(self.waits_for)),
+            "holds": advisory_words(self.advisory),
             "age_seconds": f"{self.age or 0:.3f}",
             "application": printable(text_of(self.application)),
             "statement": shown(self.query),
@@ -94,10 +99,15 @@ class Look:
     @classmethod
     def of(cls, rows: Sequence[tuple[Any, ...]], asked: float = 0.0, answered: float = 0.0) -> Look:
         """What the rows of :data:`ACTIVITY` say."""
-        width = len(Backend.__dataclass_fields__)
-        backends = [Backend(*row[:width]) for row in rows]
-        look = cls({backend.pid: backend for backend in backends}, *(rows[0][width:] if rows else ()))
+        backends = [Backend(*row[:COLUMNS]) for row in rows]
+        look = cls({backend.pid: backend for backend in backends}, *(rows[0][COLUMNS:] if rows else ()))
         return replace(look, asked=asked, answered=answered)
+
+    def with_advisory(self, rows: Sequence[tuple[Any, ...]]) -> Look:
+        """The same, with what the rows of :data:`ADVISORY` say."""
+        locks = advisory_locks(rows)
+        backends = {pid: replace(row, advisory=locks.get(pid, ())) for pid, row in self.backends.items()}
+        return replace(self, backends=backends)
 
     def opened_at(self, backend: Backend) -> float:
         """When a backend was started, by our own clock: that of another machine may be fast or slow."""
@@ -107,7 +117,7 @@ class Look:
     def to_plain(self) -> list[tuple[Any, ...]]:
         """Rows that :meth:`of` takes, without the statements: plain data."""
         server = (self.limit, self.reserved, self.started, self.now)
-        return [(*astuple(replace(row, query=b"")), *server) for row in self.backends.values()]
+        return [(*astuple(replace(row, query=b""))[:COLUMNS], *server) for row in self.backends.values()]
 
     @property
     def clients(self) -> list[Backend]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pytest_poolguard.drivers.interface import Unaskable
 from pytest_poolguard.drivers.moment import MAINTENANCE, Kept, Reach
 from pytest_poolguard.server.activity import ACTIVITY, PATIENCE, STATEMENTS, Backend, Look
+from pytest_poolguard.server.advisory import ADVISORY
 from pytest_poolguard.server.remains import PAUSES
 from pytest_poolguard.server.run_name import RunName
 from pytest_poolguard.server.watch import Server
@@ -17,6 +18,9 @@ __all__ = ["Glances"]
 
 #: Only those that may be ours: the answer is short, though the server may be busy.
 NARROW = "{activity} AND (application_name = '{name}'{pids})"
+#: For the life of the connection. Where a DSN was given, a pooler may be behind it, whose connections are others'
+#: the next moment.
+FOR_ALL = f"SET statement_timeout = {PATIENCE * 1000:.0f}"
 
 
 class Glances:
@@ -42,6 +46,13 @@ class Glances:
             if attempt:
                 break
         return None
+
+    def with_locks(self, look: Look) -> Look:
+        """A look with the advisory locks: they are asked for where there is something to tell."""
+        try:
+            return look.with_advisory(self._kept.rows(ADVISORY, PATIENCE)) if self._kept is not None else look
+        except Unaskable:
+            return look
 
     def new(self, known: Iterable[int]) -> tuple[Look, list[Backend]] | None:
         """Those under the run's name that were not seen before, that stay, and whose pid is not ``known``."""
@@ -74,11 +85,12 @@ class Glances:
             raise Unaskable("there is no way to it")
         if not kept.is_open:
             kept.open(PATIENCE)
-            kept.rows((*STATEMENTS[:1], "SELECT 1"), PATIENCE)
+            if not self._dsn:
+                kept.rows((FOR_ALL, "SELECT 1"), PATIENCE)
             ((database,),) = kept.rows(("SELECT pg_catalog.current_database()::text",), PATIENCE)
             self._stays = database == MAINTENANCE.encode()
         asked = time.time()
-        rows = kept.rows((statement,), PATIENCE)
+        rows = kept.rows((*STATEMENTS[:1], statement) if self._dsn else (statement,), PATIENCE)
         if not self._stays:
             kept.close()
         return Look.of(rows, asked, time.time())

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 from pytest_poolguard.origin import printable
 from pytest_poolguard.redaction import redacted
 from pytest_poolguard.server.activity import PATIENCE, Backend
+from pytest_poolguard.server.advisory import advisory_key, advisory_words
 from pytest_poolguard.server.statements import text_of
 
-__all__ = ["HOLDING", "MODES", "PREPARED", "Holding", "Lock", "advisory_key", "holdings"]
+__all__ = ["HOLDING", "MODES", "PREPARED", "Holding", "Lock", "holdings"]
 
 #: PostgreSQL's table lock modes, the weakest first.
 MODES = (
@@ -69,11 +70,11 @@ SELECT a.pid, coalesce(a.backend_type, ''), coalesce(a.state, ''), coalesce(a.ap
  WHERE a.pid <> pg_catalog.pg_backend_pid()
 """
 #: To be run over one connection; the last one's rows are those of :func:`holdings`.
-HOLDING = (f"SET statement_timeout = {PATIENCE * 1000:.0f}", "SET lock_timeout = 500", QUERY)
+HOLDING = (f"SET LOCAL statement_timeout = {PATIENCE * 1000:.0f}", "SET LOCAL lock_timeout = 500", QUERY)
 #: Stands for a prepared transaction among the pids of those who block somebody.
 PREPARED = 0
-#: Characters of table names, and advisory locks of one backend, that are told.
-NAMES_WIDTH, KEYS = 60, 5
+#: Characters of table names that are told.
+NAMES_WIDTH = 60
 
 
 class Lock(NamedTuple):
@@ -150,11 +151,7 @@ class Holding:
     @property
     def holds_advisory(self) -> str:
         """The advisory locks that it has: ``advisory lock 4711``; empty for none."""
-        keys = [advisory_key(key) for key in self.advisory]
-        if not keys:
-            return ""
-        more = f" and {len(keys) - KEYS} more" if len(keys) > KEYS else ""
-        return f"advisory lock{'s' * (len(keys) > 1)} {', '.join(keys[:KEYS])}{more}"
+        return advisory_words(self.advisory)
 
 
 def holdings(rows: Iterable[tuple[Any, ...]]) -> list[Holding]:
@@ -178,18 +175,3 @@ def _holding(*row: Any) -> Holding:
         text_of(tables),
         tuple(text_of(keys).split()),
     )
-
-
-def advisory_key(parts: str) -> str:
-    """The key of an advisory lock as its caller gave it: ``4711`` or, where it was two numbers, ``(1, 2)``.
-
-    ``parts`` are pg_locks' classid, objid and objsubid, unsigned, with colons.
-    """
-    high, low, which = (int(part) for part in parts.split(":"))
-    if which == 1:
-        return str(_signed(high << 32 | low, 64))
-    return f"({_signed(high, 32)}, {_signed(low, 32)})"
-
-
-def _signed(number: int, bits: int) -> int:
-    return number - (1 << bits) if number >> (bits - 1) else number

@@ -35,7 +35,7 @@ SELECT 'replication slot', slot_name::text, '', database::text, 0::float8, activ
   FROM pg_catalog.pg_replication_slots WHERE NOT temporary AND database IS NOT NULL
 """
 #: To be run over one connection; the last one's rows are those of :func:`lasting`.
-LASTING = (f"SET statement_timeout = {PATIENCE * 1000:.0f}", QUERY)
+LASTING = (f"SET LOCAL statement_timeout = {PATIENCE * 1000:.0f}", QUERY)
 MEGABYTE = 1 << 20
 
 

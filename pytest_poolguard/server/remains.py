@@ -6,12 +6,15 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from pytest_poolguard.drivers.moment import APPLICATION
 from pytest_poolguard.records import Opening
 from pytest_poolguard.server.activity import ACTIVE, Backend, Look
 from pytest_poolguard.server.watch import Server
 
 __all__ = ["Remains", "settled"]
 
+#: Looks of other runs, of a moment; and what a pooler keeps under the name of ours.
+OURSELVES = APPLICATION.encode()
 #: Seconds between two looks, where something is still listed that may be about to go: a backend that has just
 #: been closed is listed for some milliseconds more.
 PAUSES = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
@@ -47,7 +50,7 @@ class Remains:
                 # An idle one goes as soon as its socket is closed: what keeps that open, nobody can tell.
                 if row.state == ACTIVE:
                     remains.ended[opening] = row
-            elif row.pid not in known:
+            elif row.pid not in known and row.application != OURSELVES:
                 (remains.named if is_ours(row.application) else remains.strangers).append(row)
         return remains
 

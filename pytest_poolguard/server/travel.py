@@ -83,7 +83,9 @@ class Announcer:
         found = []
         for opening in openings:
             pid = opening.backend_pid
-            if opening.server is None or pid is None or pid in self._told or opening.is_closed():
+            if opening.server is None or opening.behind_pooler or pid is None or pid in self._told:
+                continue
+            if opening.is_closed():
                 continue
             self._told.add(pid)
             finding = self._describe(opening, {"state": ""})

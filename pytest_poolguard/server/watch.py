@@ -19,6 +19,7 @@ from pytest_poolguard.drivers.moment import Reach
 from pytest_poolguard.origin import printable
 from pytest_poolguard.records import Opening, Owner
 from pytest_poolguard.server.activity import PATIENCE, STATEMENTS, Ask, Backend, Look
+from pytest_poolguard.server.advisory import ADVISORY
 from pytest_poolguard.server.ending import end
 from pytest_poolguard.server.lasting import LASTING
 from pytest_poolguard.server.lasting import lasting as lasting_of
@@ -112,6 +113,7 @@ class ServerWatch:
                 finally:
                     server.looked.set()
         server.remember(opening)
+        opening.behind_pooler = not (server.knows_us or self.dsn)
 
     def _look_around(self, server: Server, opening: Opening) -> None:
         look = self.look(server, lasting=True)
@@ -126,11 +128,17 @@ class ServerWatch:
         else:
             server.before = look
             server.knows_us = False
-            self._notices.append(
-                f"{self.asked(server)} does not list a connection that was just opened to {server.name} (a "
-                "connection pooler in between, another server, or a role that may not see it): what is left open "
-                "there is not checked"
-            )
+            self._notices.append(self._why_unknown(server))
+
+    def _why_unknown(self, server: Server) -> str:
+        """Why a server may not list a connection to it: asked the same way, it shows at least the pid."""
+        why = "a connection pooler in between, another server, or a role that may not see it"
+        if not self.dsn:
+            why = "a connection pooler or a load balancer is in between"
+        return (
+            f"{self.asked(server)} does not list a connection that was just opened to {server.name} ({why}): "
+            "what is left open there is not checked"
+        )
 
     def backends(self, openings: Iterable[Opening]) -> dict[Opening, dict[str, str]]:
         """What the server says of the backends of some connections.
@@ -189,10 +197,11 @@ class ServerWatch:
             return None
         try:
             asked = time.time()
-            if not (lasting and isinstance(server.ask, Reach)):
+            if not isinstance(server.ask, Reach):
                 return Look.of(server.ask(STATEMENTS, self.dsn, PATIENCE), asked, time.time())
-            rows, *more = server.ask.several((STATEMENTS, LASTING), self.dsn, PATIENCE)
-            return replace(Look.of(rows, asked, time.time()), lasting=lasting_of(*more) if more else None)
+            questions = (STATEMENTS, ADVISORY, LASTING)[: 3 if lasting else 2]
+            rows, *more = server.ask.several(questions, self.dsn, PATIENCE)
+            return _with_more(Look.of(rows, asked, time.time()), *more)
         except Exception as error:
             # Other texts than the driver's own may hold a password.
             server.failure = str(error) if isinstance(error, Unaskable) else type(error).__name__
@@ -220,6 +229,12 @@ class ServerWatch:
     def asked(self, server: Server) -> str:
         """The name of what is asked in a server's stead, or its own."""
         return "the server of poolguard_dsn" if self.dsn else server.name
+
+
+def _with_more(
+    look: Look, advisory: Sequence[tuple[Any, ...]] = (), lasting: Sequence[tuple[Any, ...]] | None = None
+) -> Look:
+    return replace(look.with_advisory(advisory), lasting=lasting_of(lasting) if lasting is not None else None)
 
 
 def _is_older(row: Backend, own: Backend) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from loops import ONE_LOOP
 
 __all__ = ["LIBRARIES", "Library", "where"]
 
@@ -97,10 +98,9 @@ class Library:
         named = (f"--poolguard-pools={self.name}({self.in_house})",) * bool(self.in_house)
         if not self.is_async:
             return named
-        scopes = (f"asyncio_default_{what}_loop_scope=module" for what in ("test", "fixture"))
         # asyncpg's, where a connection was returned to a pool after its end: SQLAlchemy drops the two
         quiet = ("-Wignore::pytest.PytestUnraisableExceptionWarning",) * (self.name == "sqlalchemy")
-        return *named, "-oasyncio_mode=auto", *(f"-o{scope}" for scope in scopes), *quiet
+        return *named, "-oasyncio_mode=auto", *ONE_LOOP, *quiet
 
 
 def _psycopg_pool(pool_class: str, minimum: int, *, is_async: bool) -> Library:

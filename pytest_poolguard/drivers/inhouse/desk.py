@@ -224,6 +224,11 @@ class Desk:
                 return bool(before)
         return False
 
+    def came_back(self, connection: Any) -> bool:
+        """Whether the holder of a leaked connection has given it back after all: others may have it now."""
+        known = self.reclaimed.get(id(connection))
+        return known is not None and known[0]() is connection and bool(known[1])
+
     # pools
 
     def adopt(self, pool: Any) -> None:

@@ -184,19 +184,21 @@ class InHouse:
             return
         loop, release = checkout.task.loop(), self._name.release
         if loop is not None and loop.is_running():
-            given = _give_back(pool, release, connection)
+            given = self._give_back(pool, release, connection)
             sys.modules["asyncio"].run_coroutine_threadsafe(given, loop).result()
         elif loop is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(lambda: loop.create_task(_give_back(pool, release, connection)))
+            loop.call_soon_threadsafe(lambda: loop.create_task(self._give_back(pool, release, connection)))
 
-
-async def _give_back(pool: Any, release: str, connection: Any) -> None:
-    with contextlib.suppress(Exception):
-        await connection.rollback()
-    with contextlib.suppress(Exception):  # a pool with ideas of its own
-        result = getattr(pool, release)(connection)
-        if inspect.isawaitable(result):
-            await result
+    async def _give_back(self, pool: Any, release: str, connection: Any) -> None:
+        """Give it back, unless its holder was faster: by now, or while it is rolled back."""
+        if not self._desk.came_back(connection):
+            with contextlib.suppress(Exception):
+                await connection.rollback()
+        if not self._desk.came_back(connection):
+            with contextlib.suppress(Exception):  # a pool with ideas of its own
+                result = getattr(pool, release)(connection)
+                if inspect.isawaitable(result):
+                    await result
 
 
 def _terms(name: PoolClass, word: str, *, is_manager: bool) -> Terms:

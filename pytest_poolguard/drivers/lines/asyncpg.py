@@ -26,7 +26,7 @@ from pytest_poolguard.drivers.lines.dsn import parse
 from pytest_poolguard.drivers.lines.hosts import first_fit
 from pytest_poolguard.drivers.lines.places import Place, completed, is_socket, places
 from pytest_poolguard.drivers.lines.sockets import left, reason
-from pytest_poolguard.drivers.moment import APPLICATION, PARTING, Refused, Unreachable, part
+from pytest_poolguard.drivers.moment import APPLICATION, PARTING, Refused, Unreachable, part, transaction
 
 __all__ = ["AsyncpgLine"]
 
@@ -66,12 +66,15 @@ class AsyncpgLine:
 
     def rows(self, connection: Any, statements: Sequence[str], deadline: float) -> list[tuple[Any, ...]]:
         """The rows of the last statement."""
-        *others, last = statements
 
         async def asked() -> list[tuple[Any, ...]]:
-            for statement in others:
-                await connection.own.execute(statement)
-            return [tuple(row) for row in await connection.own.fetch(last)]
+            rows = []
+            for statement in transaction(statements):
+                if statement is statements[-1]:
+                    rows = [tuple(row) for row in await connection.own.fetch(statement)]
+                else:
+                    await connection.own.execute(statement)
+            return rows
 
         with self._refusals(Refused, ""):
             rows: list[tuple[Any, ...]] = _run(connection.loop, asked, deadline)

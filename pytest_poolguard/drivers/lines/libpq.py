@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from pytest_poolguard.drivers.moment import AS_IT_IS, part, wait_for
+from pytest_poolguard.drivers.moment import AS_IT_IS, part, transaction, wait_for
 
 __all__ = ["NUMBERS", "PqLine", "Psycopg2Line", "parameters"]
 
@@ -56,10 +56,13 @@ class Psycopg2Line:
         """The rows of the last statement; texts come as bytes."""
         with connection.cursor() as cursor:
             self._extensions.register_type(self._extensions.BYTES, cursor)
-            for statement in statements:
+            rows = []
+            for statement in transaction(statements):
                 cursor.execute(statement)
                 self._wait(connection, deadline)
-            return list(cursor.fetchall())
+                if statement is statements[-1]:
+                    rows = list(cursor.fetchall())
+        return rows
 
     def part(self, connection: Any) -> None:
         """Close the connection."""
@@ -109,8 +112,9 @@ class PqLine:
     def rows(self, connection: Any, statements: Sequence[str], deadline: float) -> list[tuple[Any, ...]]:
         """The rows of the last statement; texts come as bytes."""
         result: Any = None
-        for statement in statements:
-            result = self._run(connection, statement, deadline)
+        for statement in transaction(statements):
+            answer = self._run(connection, statement, deadline)
+            result = answer if statement is statements[-1] else result
         kinds = [NUMBERS.get(result.ftype(column), bytes) for column in range(result.nfields)]
         return [
             tuple(

@@ -19,7 +19,7 @@ from pytest_poolguard.drivers.lines.hosts import first_fit
 from pytest_poolguard.drivers.lines.libpq import NUMBERS
 from pytest_poolguard.drivers.lines.places import Place, completed, places
 from pytest_poolguard.drivers.lines.sockets import attempts, connected, left, reason
-from pytest_poolguard.drivers.moment import APPLICATION, Refused, part
+from pytest_poolguard.drivers.moment import APPLICATION, Refused, part, transaction
 
 __all__ = ["Pg8000Line"]
 
@@ -86,9 +86,10 @@ class Pg8000Line:
         """The rows of the last statement."""
         rows: Sequence[Any] = ()
         with self._refusals():
-            for statement in statements:
+            for statement in transaction(statements):
                 connection.socket.settimeout(left(deadline))
-                rows = connection.core.execute_simple(statement).rows or ()
+                answer = connection.core.execute_simple(statement).rows or ()
+                rows = answer if statement is statements[-1] else rows
         return [tuple(row) for row in rows]
 
     def part(self, connection: Any) -> None:
