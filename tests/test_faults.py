@@ -10,6 +10,7 @@ import pytest
 
 from pytest_poolguard.findings import Finding
 from pytest_poolguard.reports import github
+from pytest_poolguard.tally import Tally
 
 FAULTS = ("--poolguard-faults=fail",)
 
@@ -422,7 +423,8 @@ def test_a_fault_is_a_property_of_the_junit_file_and_an_annotation(suite, proces
     what = "2 connections never returned after a fault, failed: test_suite.py:17 in bare"
     assert told == [f"test_suite.py::test_it: {what}"]
     findings = [{name: value for name, value in f.items() if name != "run"} for f in run.findings]
-    (line,) = github.commands(map(Finding.from_dict, findings), lambda place: place.file)
+    tally = Tally(findings=[Finding.from_dict(finding) for finding in findings])
+    (line,) = github.commands(tally, lambda place: place.file)
     assert line.startswith("::error file=test_suite.py,line=17,title=poolguard")
 
 

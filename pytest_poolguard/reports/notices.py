@@ -48,8 +48,8 @@ def notices(tally: Tally, verbosity: int) -> list[str]:
     refusals = [refusal for refusal in tally.refusals if refusal["error"]]
     if refusals:
         lines.append(f"poolguard: {_refused(refusals, verbosity)}")
-    if tally.account is not None:
-        lines += [f"poolguard: {redacted(line)}" for line in tally.account.lines(verbosity)]
+    struck = tally.account.lines(verbosity) if tally.account is not None else ()
+    lines += [f"poolguard: {redacted(line)}" for line in struck]
     lines += [f"poolguard: {redacted(str(visit))}" for visit in tally.visits if visit.is_news or verbosity > 0]
     lines += [f"poolguard: {redacted(notice)}" for notice in tally.notices + tally.errors]
     shown = tally.faults if verbosity > 0 else tally.faults[:1]
