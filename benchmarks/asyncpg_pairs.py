@@ -17,11 +17,11 @@ from pairs import DEPTH, copy_of
 from rows import Row
 from standin import boundary
 
-from pytest_poolguard.clock import Clock
+from pytest_poolguard.books.clock import Clock
+from pytest_poolguard.books.ledger import Ledger
+from pytest_poolguard.books.records import Owner
 from pytest_poolguard.drivers.asyncpg.driver import Asyncpg
 from pytest_poolguard.drivers.interface import Watch
-from pytest_poolguard.ledger import Ledger
-from pytest_poolguard.records import Owner
 
 __all__ = ["real_rows", "rows"]
 

@@ -16,12 +16,12 @@ from typing import Any
 from rows import Row
 from standin import boundary
 
-from pytest_poolguard.clock import Clock
-from pytest_poolguard.counting import Counting
+from pytest_poolguard.books.clock import Clock
+from pytest_poolguard.books.ledger import Ledger
+from pytest_poolguard.books.records import Owner
 from pytest_poolguard.drivers.interface import Watch
 from pytest_poolguard.drivers.psycopg_pool.driver import PsycopgPool
-from pytest_poolguard.ledger import Ledger
-from pytest_poolguard.records import Owner
+from pytest_poolguard.sizing.counting import Counting
 
 __all__ = ["rows"]
 

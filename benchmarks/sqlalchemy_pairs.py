@@ -14,11 +14,11 @@ from rows import Row
 from sqlalchemy.orm import Session
 from standin import Connection, boundary
 
-from pytest_poolguard.clock import Clock
+from pytest_poolguard.books.clock import Clock
+from pytest_poolguard.books.ledger import Ledger
+from pytest_poolguard.books.records import Owner
 from pytest_poolguard.drivers.interface import Watch
 from pytest_poolguard.drivers.sqlalchemy.driver import SQLAlchemy
-from pytest_poolguard.ledger import Ledger
-from pytest_poolguard.records import Owner
 
 __all__ = ["rows"]
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from _pytest._io import TerminalWriter
 
-from pytest_poolguard.origin import printable
+from pytest_poolguard.books.origin import printable
+from pytest_poolguard.options import STATISTICS
 from pytest_poolguard.reports import json_file, statistics, summary
 from pytest_poolguard.reports.reading import NotReadable, merged, read, tally_of
-from pytest_poolguard.settings import STATISTICS
 
 __all__ = ["main"]
 

@@ -8,6 +8,10 @@ from collections import Counter
 from types import CodeType
 from typing import Any
 
+from pytest_poolguard.books.ledger import Ledger
+from pytest_poolguard.books.origin import Origin, Place, SourceTree, printable
+from pytest_poolguard.books.records import Checkout, Opening, Owner, Pool, Task
+from pytest_poolguard.causes.hints import Hints
 from pytest_poolguard.drivers.interface import State, Terms
 from pytest_poolguard.findings import (
     CHECKED_OUT,
@@ -21,12 +25,8 @@ from pytest_poolguard.findings import (
     Finding,
     connections,
 )
-from pytest_poolguard.hints import Hints
-from pytest_poolguard.holders import pauses
-from pytest_poolguard.ledger import Ledger
-from pytest_poolguard.origin import Origin, Place, SourceTree, printable
-from pytest_poolguard.records import Checkout, Opening, Owner, Pool, Task
-from pytest_poolguard.whereabouts import of_holder
+from pytest_poolguard.judging.holders import pauses
+from pytest_poolguard.judging.whereabouts import of_holder
 
 __all__ = ["Describe"]
 

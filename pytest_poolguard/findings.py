@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from pytest_poolguard.identity import test_of
-from pytest_poolguard.origin import Place
+from pytest_poolguard.books.identity import test_of
+from pytest_poolguard.books.origin import Place
 
 __all__ = [
     "CHECKED_OUT",

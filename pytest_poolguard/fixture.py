@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pytest_poolguard.counting import Count, Counting
+from pytest_poolguard.books.ledger import Ledger
+from pytest_poolguard.books.records import Owner
 from pytest_poolguard.describe import Describe
 from pytest_poolguard.drivers.interface import Unaskable
 from pytest_poolguard.findings import Finding
-from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.owners import Owners
-from pytest_poolguard.records import Owner
 from pytest_poolguard.server.sources import Sources
+from pytest_poolguard.sizing.counting import Count, Counting
 
 __all__ = ["PoolGuard"]
 

@@ -12,33 +12,33 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_poolguard.bystanders import Bystanders
-from pytest_poolguard.clock import Clock
+from pytest_poolguard.baseline.tolerance import Tolerance
+from pytest_poolguard.books.clock import Clock
+from pytest_poolguard.books.ledger import Ledger
+from pytest_poolguard.books.origin import SourceTree, printable
+from pytest_poolguard.books.records import Limits, Opening, Owner, SessionLimits
 from pytest_poolguard.deferral import Deferral
 from pytest_poolguard.describe import Describe
 from pytest_poolguard.drivers.interface import Watch
-from pytest_poolguard.dump import Dump
+from pytest_poolguard.exhausted.dump import Dump
+from pytest_poolguard.exhausted.nesting import Nesting
+from pytest_poolguard.exhausted.refusals import Refusals
+from pytest_poolguard.exhausted.snapshots import Snapshots
 from pytest_poolguard.findings import FAILED, WARNED, Finding
-from pytest_poolguard.judging import Judge
-from pytest_poolguard.ledger import Ledger
+from pytest_poolguard.judging.bystanders import Bystanders
+from pytest_poolguard.judging.judge import Judge
+from pytest_poolguard.judging.unclosed import Unclosed
 from pytest_poolguard.marker import Expectations, expectations, function_of, has_own_marker
-from pytest_poolguard.measuring import Measuring
-from pytest_poolguard.nesting import Nesting
-from pytest_poolguard.origin import SourceTree, printable
 from pytest_poolguard.owners import Owners, boundaries
 from pytest_poolguard.pools_seen import rows_of
-from pytest_poolguard.records import Limits, Opening, Owner, SessionLimits
-from pytest_poolguard.refusals import Refusals
 from pytest_poolguard.server.activity import Ask
 from pytest_poolguard.server.run_name import RunName
-from pytest_poolguard.serverside import ServerSide
+from pytest_poolguard.server.side import ServerSide
 from pytest_poolguard.settings import Settings
 from pytest_poolguard.shield import OwnFaults
-from pytest_poolguard.snapshots import Snapshots
+from pytest_poolguard.sizing.measuring import Measuring
 from pytest_poolguard.tally import Tally
 from pytest_poolguard.this_run import ThisRun, in_force, now
-from pytest_poolguard.tolerance import Tolerance
-from pytest_poolguard.unclosed import Unclosed
 from pytest_poolguard.watching import Libraries
 
 if TYPE_CHECKING:

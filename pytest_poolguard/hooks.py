@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from pytest_poolguard import overrun
+from pytest_poolguard.baseline.tolerance import Tolerance
+from pytest_poolguard.books.origin import printable
 from pytest_poolguard.guard import Guard
-from pytest_poolguard.origin import printable
 from pytest_poolguard.reports import github, json_file, junit, notices, statistics, summary
+from pytest_poolguard.server import overrun
 from pytest_poolguard.settings import runs_no_test
 from pytest_poolguard.settling import Settling
 from pytest_poolguard.tally import ATTRIBUTE
-from pytest_poolguard.tolerance import Tolerance
 
 __all__ = ["ControllerHooks", "RunHooks", "ToleranceHooks", "watch_tests"]
 

@@ -13,9 +13,10 @@ from typing import Any, Literal
 import pytest
 from _pytest.reports import CollectErrorRepr
 
-from pytest_poolguard.origin import printable
-from pytest_poolguard.records import Limits, SessionLimits
-from pytest_poolguard.settings import MARKER, MOST_OF_A_SESSION
+from pytest_poolguard.books.origin import printable
+from pytest_poolguard.books.records import Limits, SessionLimits
+from pytest_poolguard.option_values import MOST_OF_A_SESSION
+from pytest_poolguard.options import MARKER
 
 __all__ = [
     "Expectations",

@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 from _pytest import fixtures, python, runner, unittest
 
-from pytest_poolguard.ledger import Ledger
-from pytest_poolguard.records import Limits, Owner
+from pytest_poolguard.books.ledger import Ledger
+from pytest_poolguard.books.records import Limits, Owner
 
 __all__ = ["SCOPES", "Owners", "boundaries"]
 

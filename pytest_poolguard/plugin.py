@@ -16,7 +16,8 @@ from _pytest._io import TerminalWriter
 
 from pytest_poolguard import hookspec
 from pytest_poolguard.drivers.known import NEVER_IMPORTED
-from pytest_poolguard.settings import MARKER, MARKER_HELP, add_options, read_settings, runs_no_test
+from pytest_poolguard.options import MARKER, MARKER_HELP
+from pytest_poolguard.settings import add_options, read_settings, runs_no_test
 from pytest_poolguard.standby import Standby
 
 if TYPE_CHECKING:

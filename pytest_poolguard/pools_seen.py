@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pytest_poolguard.origin import Origin, Place
-from pytest_poolguard.records import Make
+from pytest_poolguard.books.origin import Origin, Place
+from pytest_poolguard.books.records import Make
 
 __all__ = ["PoolRow", "gathered", "rows_of"]
 

@@ -9,18 +9,18 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pytest_poolguard.clock import Clock
+from pytest_poolguard.books.clock import Clock
+from pytest_poolguard.books.ledger import Ledger
+from pytest_poolguard.books.origin import printable
+from pytest_poolguard.books.records import Owner
+from pytest_poolguard.books.redaction import redacted
 from pytest_poolguard.drivers.canaries import CANARIES
 from pytest_poolguard.drivers.canary import NotSeen
 from pytest_poolguard.drivers.imports import is_there
 from pytest_poolguard.drivers.inhouse import InHouse
 from pytest_poolguard.drivers.interface import Driver, Unsupported, Watch
 from pytest_poolguard.drivers.known import LIBRARIES, driver_of
-from pytest_poolguard.ledger import Ledger
 from pytest_poolguard.naming import PoolClass
-from pytest_poolguard.origin import printable
-from pytest_poolguard.records import Owner
-from pytest_poolguard.redaction import redacted
 from pytest_poolguard.this_run import own_version
 
 __all__ = ["SelfTest"]

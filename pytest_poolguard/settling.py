@@ -6,13 +6,13 @@ from collections import defaultdict
 
 import pytest
 
+from pytest_poolguard.books.origin import printable
+from pytest_poolguard.exhausted.refusals import Refusal
 from pytest_poolguard.failure import fail
 from pytest_poolguard.findings import FAILED, Finding
 from pytest_poolguard.guard import Guard
-from pytest_poolguard.origin import printable
-from pytest_poolguard.refusals import Refusal
+from pytest_poolguard.judging.verdict import Verdict, decide
 from pytest_poolguard.reports.text import blocks
-from pytest_poolguard.verdict import Verdict, decide
 
 __all__ = ["Settling"]
 

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 from types import TracebackType
 
-from pytest_poolguard.origin import printable
+from pytest_poolguard.books.origin import printable
 
 __all__ = ["OwnFaults", "Shield"]
 

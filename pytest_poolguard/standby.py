@@ -20,9 +20,9 @@ from pytest_poolguard.server.run_name import RunName
 from pytest_poolguard.settings import Settings
 
 if TYPE_CHECKING:
+    from pytest_poolguard.baseline.tolerance import Tolerance
     from pytest_poolguard.drivers.interface import AddedDriver
     from pytest_poolguard.guard import Guard
-    from pytest_poolguard.tolerance import Tolerance
 
 __all__ = ["Standby"]
 
@@ -42,7 +42,7 @@ class Standby:
         self._guard: Guard | None = None
         self.tolerance: Tolerance | None = None
         if settings.baseline or settings.ignore:
-            from pytest_poolguard.tolerance import Tolerance  # noqa: PLC0415 - few suites have any
+            from pytest_poolguard.baseline.tolerance import Tolerance  # noqa: PLC0415 - few suites have any
 
             self.tolerance = Tolerance(settings, config)
         self._stderr = _second_name_of(STDERR)  #: pytest is about to capture the first

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_poolguard.books.origin import Place
 from pytest_poolguard.findings import FAILED, Finding
-from pytest_poolguard.origin import Place
 from pytest_poolguard.pools_seen import PoolRow, gathered
 from pytest_poolguard.server.census import Visit
 from pytest_poolguard.server.demand import Demand
+from pytest_poolguard.sizing.uses import Use
 from pytest_poolguard.this_run import ThisRun
-from pytest_poolguard.uses import Use
 
 if TYPE_CHECKING:
     from pytest_poolguard.faults.account import Account

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from pytest_poolguard.redaction import redacted
-from pytest_poolguard.settings import OPTIONS, Settings
+from pytest_poolguard.books.redaction import redacted
+from pytest_poolguard.options import OPTIONS
+from pytest_poolguard.settings import Settings
 
 __all__ = ["ThisRun", "in_force", "now", "own_version"]
 

@@ -6,12 +6,12 @@ import sys
 from collections.abc import Callable
 from types import ModuleType
 
+from pytest_poolguard.books.origin import SourceTree, printable
 from pytest_poolguard.drivers.canaries import AT_IMPORT
 from pytest_poolguard.drivers.canary import NotSeen
 from pytest_poolguard.drivers.imports import is_there
 from pytest_poolguard.drivers.interface import AddedDriver, Driver, Watch
 from pytest_poolguard.drivers.known import driver_of
-from pytest_poolguard.origin import SourceTree, printable
 from pytest_poolguard.tally import Tally
 
 __all__ = ["Libraries"]

@@ -8,11 +8,11 @@ import re
 
 import pytest
 
-from pytest_poolguard import baseline
-from pytest_poolguard.baseline import Entry
+from pytest_poolguard.baseline import file as baseline
+from pytest_poolguard.baseline.file import Entry
+from pytest_poolguard.books.origin import Place
 from pytest_poolguard.findings import Finding
-from pytest_poolguard.judging import Judge
-from pytest_poolguard.origin import Place
+from pytest_poolguard.judging.judge import Judge
 
 RECORD = ("--poolguard-baseline=leaks.txt", "--poolguard-update-baseline")
 GATE = ("--poolguard-baseline=leaks.txt",)

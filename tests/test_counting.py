@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from pytest_poolguard.clock import Clock
-from pytest_poolguard.counter import Counter, Highest
-from pytest_poolguard.counting import Counting
-from pytest_poolguard.ledger import Ledger
-from pytest_poolguard.origin import Origin, Place
-from pytest_poolguard.records import Limits, Owner
-from pytest_poolguard.uses import Use, gathered_uses, uses_of
+from pytest_poolguard.books.clock import Clock
+from pytest_poolguard.books.counter import Counter, Highest
+from pytest_poolguard.books.ledger import Ledger
+from pytest_poolguard.books.origin import Origin, Place
+from pytest_poolguard.books.records import Limits, Owner
+from pytest_poolguard.sizing.counting import Counting
+from pytest_poolguard.sizing.uses import Use, gathered_uses, uses_of
 
 
 class Connection:

@@ -14,17 +14,17 @@ import pytest
 from documents import BLOCK, DOCUMENTS, ROOT, Printer, brought_up_to_date, comparable
 from schema import SCHEMA
 
+from pytest_poolguard.books.origin import Place
 from pytest_poolguard.findings import EXPECTED, FAILED, IGNORED, KNOWN, WARNED, Finding
 from pytest_poolguard.fixture import PoolGuard
 from pytest_poolguard.marker import ARGUMENTS
-from pytest_poolguard.origin import Place
+from pytest_poolguard.options import OPTIONS
 from pytest_poolguard.pools_seen import PoolRow
 from pytest_poolguard.reports.json_file import as_json, sites
 from pytest_poolguard.server.census import Census, Visit
-from pytest_poolguard.settings import OPTIONS
+from pytest_poolguard.sizing.uses import Use
 from pytest_poolguard.tally import Tally
 from pytest_poolguard.this_run import ThisRun
-from pytest_poolguard.uses import Use
 
 PACKAGE = ROOT / "pytest_poolguard"
 REWRITE = os.environ.get("POOLGUARD_REWRITE_DOCS")
@@ -213,7 +213,7 @@ def test_a_room_uses_only_rooms_that_stand_before_it():
     order = named_rooms()
     wrong = [(room, used) for room in order for used in used_by(room) if order.index(used) > order.index(room)]
     assert wrong == []
-    assert {"drivers/interface.py", "drivers/psycopg2/blocking.py", "origin.py"} <= set(
+    assert {"drivers/interface.py", "drivers/psycopg2/blocking.py", "books/origin.py"} <= set(
         used_by("drivers/psycopg2/driver.py")
     )
 

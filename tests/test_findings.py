@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from pytest_poolguard.books.origin import Place
 from pytest_poolguard.findings import Finding, headline
+from pytest_poolguard.judging.verdict import decide
 from pytest_poolguard.marker import Expectations
-from pytest_poolguard.origin import Place
 from pytest_poolguard.tally import ATTRIBUTE, Tally
-from pytest_poolguard.verdict import decide
 
 SITE = Place("shop/users.py", 8, "get_user", "conn = pool.getconn()")
 CALLER = Place("tests/test_users.py", 31, "test_profile", "profile = load_profile(7)")

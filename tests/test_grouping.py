@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
+from pytest_poolguard.books.origin import Place
 from pytest_poolguard.findings import Finding
-from pytest_poolguard.origin import Place
 from pytest_poolguard.reports import summary
 from pytest_poolguard.reports.sites import by_site
 from pytest_poolguard.tally import Tally

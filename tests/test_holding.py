@@ -12,17 +12,17 @@ import psycopg2
 import pytest
 from psycopg2.extras import wait_select
 
+from pytest_poolguard.books.records import Opening, Owner
 from pytest_poolguard.drivers.lines.libpq import PqLine, Psycopg2Line
 from pytest_poolguard.drivers.moment import ask
-from pytest_poolguard.records import Opening, Owner
 from pytest_poolguard.reports import locks
 from pytest_poolguard.server.activity import Backend
 from pytest_poolguard.server.advisory import advisory_key
 from pytest_poolguard.server.contention import Contention, Session, merged, named_in
 from pytest_poolguard.server.holding import HOLDING, Holding, Lock, holdings
 from pytest_poolguard.server.lasting import LASTING, Lasting, lasting, left
+from pytest_poolguard.server.sqlstate import refusal
 from pytest_poolguard.server.watch import ServerWatch
-from pytest_poolguard.sqlstate import refusal
 
 
 def holding(pid, *, kind="", about="", blockers="", application=b"", hidden=False, **more):

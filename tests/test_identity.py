@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_poolguard.identity import call_of, file_of, surroundings
-from pytest_poolguard.origin import SourceTree
+from pytest_poolguard.books.identity import call_of, file_of, surroundings
+from pytest_poolguard.books.origin import SourceTree
 
 
 @pytest.mark.parametrize(

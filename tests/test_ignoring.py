@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from conftest import INI
 
-from pytest_poolguard.ignoring import ignored
+from pytest_poolguard.baseline.ignoring import ignored
 from pytest_poolguard.settings import read_settings
 
 BODY = """

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from types import CodeType
 
-from pytest_poolguard.invocations import still_runs
+from pytest_poolguard.exhausted.invocations import still_runs
 
 Frame = tuple[CodeType, int]
 

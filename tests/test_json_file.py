@@ -11,9 +11,9 @@ import schema
 from jsonschema import Draft202012Validator
 
 from pytest_poolguard import findings
+from pytest_poolguard.options import OPTIONS
 from pytest_poolguard.reports import json_file
 from pytest_poolguard.reports.json_file import as_json, write_plain
-from pytest_poolguard.settings import OPTIONS
 from pytest_poolguard.tally import Tally
 from pytest_poolguard.this_run import ThisRun
 

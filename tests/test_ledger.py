@@ -9,10 +9,10 @@ import weakref
 
 import pytest
 
-from pytest_poolguard.clock import Clock
-from pytest_poolguard.ledger import Ledger
-from pytest_poolguard.origin import Origin, capture
-from pytest_poolguard.records import Limits, Owner, Supply
+from pytest_poolguard.books.clock import Clock
+from pytest_poolguard.books.ledger import Ledger
+from pytest_poolguard.books.origin import Origin, capture
+from pytest_poolguard.books.records import Limits, Owner, Supply
 
 
 class Thing:

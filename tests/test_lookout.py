@@ -9,11 +9,11 @@ import pytest
 from test_holding import holding
 from test_stuck import section, sessions, stuck  # noqa: F401 - a fixture
 
-from pytest_poolguard import lookout as lookout_module
-from pytest_poolguard.clock import Clock
-from pytest_poolguard.lookout import Lookout
-from pytest_poolguard.records import Owner
+from pytest_poolguard.books.clock import Clock
+from pytest_poolguard.books.records import Owner
+from pytest_poolguard.server import lookout as lookout_module
 from pytest_poolguard.server.contention import Contention, Session
+from pytest_poolguard.server.lookout import Lookout
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_waits_not():
 def test_a_test_that_waits_for_a_pool_is_told_of_while_it_does(suite, monkeypatch, capfd):
     """asyncpg's ``acquire()`` has no end of its own."""
     monkeypatch.setattr(lookout_module, "LOUD", 0.5)
-    monkeypatch.setattr("pytest_poolguard.stuck.LOUD", 0.5)
+    monkeypatch.setattr("pytest_poolguard.server.stuck.LOUD", 0.5)
     suite.run(FULL).assert_outcomes(passed=2)
     told = capfd.readouterr().err
     assert told.count("poolguard: ") == 1

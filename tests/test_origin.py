@@ -11,8 +11,17 @@ from pathlib import Path
 import pytest
 from _pytest import python
 
-from pytest_poolguard.origin import DEPTH, TEXT_WIDTH, Origin, Place, SourceTree, capture, line_of, printable
-from pytest_poolguard.redaction import redacted
+from pytest_poolguard.books.origin import (
+    DEPTH,
+    TEXT_WIDTH,
+    Origin,
+    Place,
+    SourceTree,
+    capture,
+    line_of,
+    printable,
+)
+from pytest_poolguard.books.redaction import redacted
 
 
 def functions(origin) -> list[str]:

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
+from pytest_poolguard.books.origin import Place
 from pytest_poolguard.findings import Finding
-from pytest_poolguard.origin import Place
 from pytest_poolguard.reports.backends import age
 from pytest_poolguard.reports.text import block, blocks
 

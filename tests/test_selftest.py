@@ -14,13 +14,13 @@ import pytest
 import sqlalchemy
 
 from pytest_poolguard import selftest as selftesting
-from pytest_poolguard.clock import Clock
+from pytest_poolguard.books.clock import Clock
+from pytest_poolguard.books.ledger import Ledger
+from pytest_poolguard.books.records import Limits, Owner
 from pytest_poolguard.drivers.canaries import AT_IMPORT, CANARIES
 from pytest_poolguard.drivers.canary import NotSeen
 from pytest_poolguard.drivers.interface import Watch
 from pytest_poolguard.drivers.known import LIBRARIES, driver_of
-from pytest_poolguard.ledger import Ledger
-from pytest_poolguard.records import Limits, Owner
 
 
 @pytest.fixture

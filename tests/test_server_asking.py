@@ -15,10 +15,10 @@ import psycopg2
 import pytest
 from psycopg2.extensions import make_dsn, parse_dsn
 
+from pytest_poolguard.books.records import Opening, Owner
 from pytest_poolguard.drivers.interface import State, Unaskable
 from pytest_poolguard.drivers.lines.libpq import Psycopg2Line
 from pytest_poolguard.drivers.moment import ask
-from pytest_poolguard.records import Opening, Owner
 from pytest_poolguard.server import watch as watch_module
 from pytest_poolguard.server.activity import STATEMENTS
 from pytest_poolguard.server.statements import statement_shape

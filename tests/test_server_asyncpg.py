@@ -11,11 +11,11 @@ import asyncpg  # noqa: F401
 import psycopg
 import pytest
 
-from pytest_poolguard.clock import Clock
+from pytest_poolguard.books.clock import Clock
+from pytest_poolguard.books.ledger import Ledger
+from pytest_poolguard.books.records import Owner
 from pytest_poolguard.drivers.interface import Watch
 from pytest_poolguard.drivers.looking import first_look
-from pytest_poolguard.ledger import Ledger
-from pytest_poolguard.records import Owner
 from pytest_poolguard.server import watch as watch_module
 
 HEADER = """

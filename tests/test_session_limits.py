@@ -14,12 +14,12 @@ import pytest
 import sqlalchemy.ext.asyncio  # noqa: F401
 from loops import ONE_LOOP
 
-from pytest_poolguard.clock import Clock
+from pytest_poolguard.books.clock import Clock
+from pytest_poolguard.books.ledger import Ledger
+from pytest_poolguard.books.records import Limits, Owner, SessionLimits
 from pytest_poolguard.drivers.interface import State
 from pytest_poolguard.drivers.psycopg2.session_limits import TALK
 from pytest_poolguard.drivers.session_limits import Sessions, Talk
-from pytest_poolguard.ledger import Ledger
-from pytest_poolguard.records import Limits, Owner, SessionLimits
 
 LIMITS = "SELECT current_setting('statement_timeout'), current_setting('idle_in_transaction_session_timeout')"
 

@@ -7,8 +7,9 @@ import os
 
 import pytest
 
+from pytest_poolguard.options import OPTIONS
 from pytest_poolguard.reports import json_file
-from pytest_poolguard.settings import OPTIONS, read_settings
+from pytest_poolguard.settings import read_settings
 from pytest_poolguard.tally import Tally
 
 TEST = "def test_it(pool):\n    pool.putconn(pool.getconn())\n"

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from pytest_poolguard.books.origin import Origin, SourceTree, capture
+from pytest_poolguard.causes.hints import Hints
+from pytest_poolguard.causes.source import Source, calls, read
 from pytest_poolguard.drivers.psycopg2.driver import TERMS
-from pytest_poolguard.hints import Hints
-from pytest_poolguard.origin import Origin, SourceTree, capture
-from pytest_poolguard.source import Source, calls, read
 
 
 def look(text: str) -> tuple[Source, ast.Call]:

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from pytest_poolguard.advice import advice, by_weight, enough_for
+from pytest_poolguard.books.origin import Place
 from pytest_poolguard.cli import main
-from pytest_poolguard.origin import Place
 from pytest_poolguard.reports import statistics
-from pytest_poolguard.uses import Use
+from pytest_poolguard.sizing.advice import advice, by_weight, enough_for
+from pytest_poolguard.sizing.uses import Use
 
 LIBRARIES = """
 import asyncio, contextlib, os, threading, time

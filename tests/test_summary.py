@@ -6,9 +6,9 @@ import re
 
 import pytest
 
+from pytest_poolguard.books.origin import Place
 from pytest_poolguard.drivers.known import NEVER_IMPORTED
 from pytest_poolguard.findings import Finding
-from pytest_poolguard.origin import Place
 from pytest_poolguard.reports import summary
 from pytest_poolguard.tally import Tally
 

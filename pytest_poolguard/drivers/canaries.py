@@ -13,8 +13,8 @@ from collections.abc import Callable, Coroutine, Iterator
 from types import SimpleNamespace
 from typing import Any
 
+from pytest_poolguard.books.ledger import Ledger
 from pytest_poolguard.drivers.canary import Canary, aside, is_opened, is_returned, is_taken, prove
-from pytest_poolguard.ledger import Ledger
 
 __all__ = ["AT_IMPORT", "CANARIES"]
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pytest_poolguard.counter import Highest
-from pytest_poolguard.ledger import Ledger
+from pytest_poolguard.books.counter import Highest
+from pytest_poolguard.books.ledger import Ledger
 
 __all__ = ["Canary", "NotSeen", "aside", "is_opened", "is_returned", "is_taken", "prove"]
 

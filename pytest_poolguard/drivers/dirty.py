@@ -9,9 +9,9 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from pytest_poolguard.books.origin import Origin, capture
+from pytest_poolguard.books.records import Checkout
 from pytest_poolguard.drivers.interface import Watch
-from pytest_poolguard.origin import Origin, capture
-from pytest_poolguard.records import Checkout
 
 __all__ = ["asyncpg_wrote", "is_unwinding", "note", "psycopg2_wrote", "psycopg_wrote", "psycopg_wrote_async"]
 __all__ += ["settle"]

@@ -8,8 +8,8 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pytest_poolguard.ledger import Ledger
-from pytest_poolguard.records import Limits, Pool
+from pytest_poolguard.books.ledger import Ledger
+from pytest_poolguard.books.records import Limits, Pool
 
 __all__ = ["PAUSE", "Gates", "Way"]
 

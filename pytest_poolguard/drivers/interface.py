@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Protocol
 
-from pytest_poolguard.counting import Call, Counting
+from pytest_poolguard.books.ledger import Ledger
+from pytest_poolguard.books.records import Checkout, Opening, Pool
 from pytest_poolguard.drivers.session_limits import Sessions
-from pytest_poolguard.ledger import Ledger
-from pytest_poolguard.records import Checkout, Opening, Pool
+from pytest_poolguard.sizing.counting import Call, Counting
 
 __all__ = ["AddedDriver", "Driver", "State", "Terms", "Unaskable", "Unsupported", "Watch"]
 

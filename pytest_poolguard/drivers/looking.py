@@ -12,8 +12,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from pytest_poolguard.books.records import Opening
 from pytest_poolguard.drivers.interface import Watch
-from pytest_poolguard.records import Opening
 
 __all__ = ["first_look"]
 

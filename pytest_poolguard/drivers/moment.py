@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from pytest_poolguard.books.origin import printable
 from pytest_poolguard.drivers.interface import Unaskable
-from pytest_poolguard.origin import printable
 
 __all__ = [
     "APPLICATION",

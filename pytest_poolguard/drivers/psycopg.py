@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
+from pytest_poolguard.books.records import Checkout
 from pytest_poolguard.drivers import libpq
 from pytest_poolguard.drivers.interface import State, Terms, Unsupported, Watch
 from pytest_poolguard.drivers.lines.libpq import PqLine, parameters
@@ -21,7 +22,6 @@ from pytest_poolguard.drivers.looking import first_look
 from pytest_poolguard.drivers.moment import Reach
 from pytest_poolguard.drivers.patching import Patches
 from pytest_poolguard.drivers.session_limits import Talk
-from pytest_poolguard.records import Checkout
 
 __all__ = ["ASYNC_TALK", "TALK", "Psycopg"]
 

@@ -14,9 +14,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any, NamedTuple
 
-from pytest_poolguard.ledger import Ledger
-from pytest_poolguard.origin import printable
-from pytest_poolguard.records import Owner, SessionLimits
+from pytest_poolguard.books.ledger import Ledger
+from pytest_poolguard.books.origin import printable
+from pytest_poolguard.books.records import Owner, SessionLimits
 
 __all__ = ["MARK", "NAMES", "Applied", "Sessions", "Talk"]
 

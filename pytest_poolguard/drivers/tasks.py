@@ -11,10 +11,10 @@ import inspect
 import sys
 from typing import Any
 
+from pytest_poolguard.books.ledger import Ledger
+from pytest_poolguard.books.records import Checkout, Task
 from pytest_poolguard.drivers.awaiting import waiting_for
-from pytest_poolguard.ledger import Ledger
-from pytest_poolguard.records import Checkout, Task
-from pytest_poolguard.whereabouts import of_task
+from pytest_poolguard.judging.whereabouts import of_task
 
 __all__ = ["ASYNCHRONOUS", "Waiter", "note_task", "waiter"]
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_poolguard.books.origin import printable
+from pytest_poolguard.books.records import Checkout, Opening
 from pytest_poolguard.faults.account import Account
 from pytest_poolguard.faults.apart import apart
 from pytest_poolguard.faults.claims import KEY, Claims
@@ -28,8 +30,6 @@ from pytest_poolguard.faults.telling import tell
 from pytest_poolguard.faults.trial import Trial
 from pytest_poolguard.findings import FAILED, WARNED, Finding
 from pytest_poolguard.marker import function_of
-from pytest_poolguard.origin import printable
-from pytest_poolguard.records import Checkout, Opening
 
 if TYPE_CHECKING:
     from pytest_poolguard.server.activity import Ask

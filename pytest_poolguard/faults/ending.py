@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from pytest_poolguard.books.ledger import Ledger
+from pytest_poolguard.books.records import Checkout, Opening
 from pytest_poolguard.drivers.interface import Unaskable
 from pytest_poolguard.drivers.moment import wait_for
-from pytest_poolguard.ledger import Ledger
-from pytest_poolguard.records import Checkout, Opening
 from pytest_poolguard.server.activity import PATIENCE, STATEMENTS, Ask
 from pytest_poolguard.server.watch import TOLERANCE
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from pytest_poolguard.bystanders import Bystanders
+from pytest_poolguard.books.ledger import Ledger
+from pytest_poolguard.books.origin import SourceTree
 from pytest_poolguard.describe import Describe
 from pytest_poolguard.drivers.interface import Watch
 from pytest_poolguard.findings import Finding
-from pytest_poolguard.ledger import Ledger
+from pytest_poolguard.judging.bystanders import Bystanders
 from pytest_poolguard.marker import Expectations
-from pytest_poolguard.origin import SourceTree
 from pytest_poolguard.owners import Owners
 from pytest_poolguard.settings import Settings
 from pytest_poolguard.shield import Shield

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pytest_poolguard.ledger import Ledger
-from pytest_poolguard.records import Checkout, Pool
+from pytest_poolguard.books.ledger import Ledger
+from pytest_poolguard.books.records import Checkout, Pool
 
 __all__ = ["ListeningLedger"]
 

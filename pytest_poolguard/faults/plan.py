@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from pytest_poolguard.books.origin import Place
 from pytest_poolguard.faults.claims import Claims
 from pytest_poolguard.faults.kinds import CANCEL, ERROR, KILL, REFUSE
 from pytest_poolguard.faults.scout import Sight
 from pytest_poolguard.faults.spots import Spot
-from pytest_poolguard.origin import Place
 
 __all__ = ["Pair", "Plan", "pairs_of"]
 

@@ -13,10 +13,10 @@ import pytest
 from _pytest import unittest
 from _pytest.outcomes import Exit
 
+from pytest_poolguard.books.records import Limits
 from pytest_poolguard.faults.apart import expect_tmp_path, left_out, logs_of
 from pytest_poolguard.faults.limit import Limit, Stuck
 from pytest_poolguard.owners import Owners
-from pytest_poolguard.records import Limits
 
 __all__ = ["Outcome", "before_wider_fixtures_end", "repeat", "why_not"]
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import pytest
 
-from pytest_poolguard import frameworks
+from pytest_poolguard.books.records import Checkout, Limits
 from pytest_poolguard.faults.ending import Endings
 from pytest_poolguard.faults.host import Host
 from pytest_poolguard.faults.kinds import KILL, REFUSE
@@ -20,7 +20,7 @@ from pytest_poolguard.faults.strike import Refusing
 from pytest_poolguard.faults.strikes.choice import AllStrikes
 from pytest_poolguard.faults.trial import Trial
 from pytest_poolguard.findings import Finding
-from pytest_poolguard.records import Checkout, Limits
+from pytest_poolguard.judging import frameworks
 
 __all__ = ["Listener", "Repeats", "Seen"]
 

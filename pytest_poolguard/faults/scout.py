@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from pytest_poolguard.books.ledger import Ledger
+from pytest_poolguard.books.origin import Place
+from pytest_poolguard.books.records import Checkout
 from pytest_poolguard.faults.spots import Spot, Spots
-from pytest_poolguard.holders import is_alive
-from pytest_poolguard.ledger import Ledger
-from pytest_poolguard.origin import Place
-from pytest_poolguard.records import Checkout
+from pytest_poolguard.judging.holders import is_alive
 
 __all__ = ["Company", "Scout", "Sight"]
 

@@ -8,12 +8,12 @@ from fnmatch import fnmatchcase
 from types import CodeType
 from typing import NamedTuple
 
+from pytest_poolguard.books.identity import file_of
+from pytest_poolguard.books.origin import Origin, Place, SourceTree, capture
+from pytest_poolguard.books.records import Checkout
 from pytest_poolguard.describe import Describe
 from pytest_poolguard.drivers.sqlalchemy.sight import beyond_greenlets
 from pytest_poolguard.findings import Finding
-from pytest_poolguard.identity import file_of
-from pytest_poolguard.origin import Origin, Place, SourceTree, capture
-from pytest_poolguard.records import Checkout
 
 __all__ = ["Spot", "Spots", "spot_of"]
 

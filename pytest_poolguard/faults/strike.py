@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pytest_poolguard.books.ledger import Ledger
+from pytest_poolguard.books.origin import Place
+from pytest_poolguard.books.records import Checkout, Limits, SessionLimits
 from pytest_poolguard.faults.kinds import CANCEL, ERROR, KILL, REFUSE
 from pytest_poolguard.faults.plan import Pair
 from pytest_poolguard.faults.scout import Company, running_task
 from pytest_poolguard.faults.spots import Spots
-from pytest_poolguard.ledger import Ledger
-from pytest_poolguard.origin import Place
-from pytest_poolguard.records import Checkout, Limits, SessionLimits
 
 __all__ = ["Refusing", "Strike"]
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from pytest_poolguard.books.origin import printable
+from pytest_poolguard.books.records import Checkout
+from pytest_poolguard.books.redaction import redacted
 from pytest_poolguard.describe import Describe
 from pytest_poolguard.faults.kinds import CANCEL, REFUSE
 from pytest_poolguard.faults.spots import Spots
 from pytest_poolguard.faults.strike import Strike
 from pytest_poolguard.findings import ERROR_PATH, Finding
-from pytest_poolguard.origin import printable
-from pytest_poolguard.records import Checkout
-from pytest_poolguard.redaction import redacted
 
 __all__ = ["tell"]
 

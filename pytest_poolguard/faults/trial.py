@@ -6,12 +6,12 @@ import contextlib
 import inspect
 from collections.abc import Iterator
 
-from pytest_poolguard.counter import Counter
+from pytest_poolguard.books.counter import Counter
+from pytest_poolguard.books.records import Checkout, Opening, Owner
 from pytest_poolguard.faults.host import Host
 from pytest_poolguard.faults.ledger import ListeningLedger
 from pytest_poolguard.findings import Finding
-from pytest_poolguard.judging import Judge
-from pytest_poolguard.records import Checkout, Opening, Owner
+from pytest_poolguard.judging.judge import Judge
 
 __all__ = ["Trial"]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from pytest_poolguard.books.origin import Place
 from pytest_poolguard.findings import Finding
-from pytest_poolguard.origin import Place
 
 __all__ = ["frame", "frames"]
 

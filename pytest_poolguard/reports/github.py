@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 
+from pytest_poolguard.books.origin import Place, printable
+from pytest_poolguard.books.redaction import redacted
 from pytest_poolguard.findings import FAILED, WARNED, WORDS, Finding, counted
-from pytest_poolguard.origin import Place, printable
-from pytest_poolguard.redaction import redacted
 from pytest_poolguard.reports.summary import title
 from pytest_poolguard.tally import Tally
 

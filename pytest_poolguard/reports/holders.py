@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from pytest_poolguard.exhausted.snapshots import ASKS, IN_USE, KEPT, LEAKED, LEFT, OVER, Held, Snapshot
 from pytest_poolguard.findings import Finding, connections, counted
 from pytest_poolguard.reports.backends import age
-from pytest_poolguard.snapshots import ASKS, IN_USE, KEPT, LEAKED, LEFT, OVER, Held, Snapshot
 
 __all__ = ["NOTE_LINES", "ROWS", "diagnosis", "plain", "table", "told"]
 

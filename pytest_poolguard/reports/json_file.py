@@ -7,9 +7,9 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from pytest_poolguard.redaction import redacted
+from pytest_poolguard.books.redaction import redacted
+from pytest_poolguard.sizing.uses import gathered_uses
 from pytest_poolguard.tally import Tally
-from pytest_poolguard.uses import gathered_uses
 from pytest_poolguard.whole_file import write_whole
 
 __all__ = ["FORMAT", "VERSION", "as_json", "sites", "write", "write_plain"]

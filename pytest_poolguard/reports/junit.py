@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from _pytest.junitxml import xml_key
 
+from pytest_poolguard.books.redaction import redacted
 from pytest_poolguard.findings import WORDS, Finding, counted
-from pytest_poolguard.redaction import redacted
 from pytest_poolguard.tally import Tally, carried_by
 
 __all__ = ["note", "note_end"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from pytest_poolguard.origin import printable
-from pytest_poolguard.redaction import redacted
+from pytest_poolguard.books.origin import printable
+from pytest_poolguard.books.redaction import redacted
 from pytest_poolguard.reports.backends import age
 from pytest_poolguard.server.contention import Contention, Session
 from pytest_poolguard.server.holding import PREPARED, Holding

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from pytest_poolguard.books.origin import Place
+from pytest_poolguard.books.redaction import redacted
 from pytest_poolguard.drivers.known import NEVER_IMPORTED, WITHOUT_POOLS
 from pytest_poolguard.findings import connections, counted
-from pytest_poolguard.origin import Place
-from pytest_poolguard.redaction import redacted
 from pytest_poolguard.tally import Tally
 
 __all__ = ["fault", "notices"]

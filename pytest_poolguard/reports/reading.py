@@ -6,13 +6,13 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from pytest_poolguard.books.origin import Place, printable
 from pytest_poolguard.findings import Finding
-from pytest_poolguard.origin import Place, printable
 from pytest_poolguard.pools_seen import PoolRow, gathered
 from pytest_poolguard.reports.json_file import FORMAT, VERSION, sites
 from pytest_poolguard.server.census import Census, Visit
+from pytest_poolguard.sizing.uses import Use, gathered_uses
 from pytest_poolguard.tally import Tally
-from pytest_poolguard.uses import Use, gathered_uses
 
 if TYPE_CHECKING:
     from pytest_poolguard.faults.account import Account

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from pytest_poolguard.advice import advice, by_pool, by_weight
+from pytest_poolguard.books.redaction import redacted
 from pytest_poolguard.findings import connections, counted
-from pytest_poolguard.redaction import redacted
 from pytest_poolguard.reports.backends import age
-from pytest_poolguard.uses import Use, gathered_uses
+from pytest_poolguard.sizing.advice import advice, by_pool, by_weight
+from pytest_poolguard.sizing.uses import Use, gathered_uses
 
 __all__ = ["write"]
 

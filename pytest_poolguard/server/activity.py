@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import Any
 
-from pytest_poolguard.origin import printable
+from pytest_poolguard.books.origin import printable
 from pytest_poolguard.server.advisory import advisory_locks, advisory_words
 from pytest_poolguard.server.lasting import PATIENCE, Lasting
 from pytest_poolguard.server.statements import Shown, text_of

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pytest_poolguard.origin import printable
+from pytest_poolguard.books.origin import printable
 from pytest_poolguard.server.activity import Backend, Look
 from pytest_poolguard.server.run_name import PREFIX
 from pytest_poolguard.server.statements import text_of

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pytest_poolguard.records import Pool
+from pytest_poolguard.books.records import Pool
 from pytest_poolguard.server.watch import Server
 
 __all__ = ["Demand", "demand_of", "warnings"]

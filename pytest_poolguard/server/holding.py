@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from pytest_poolguard.origin import printable
-from pytest_poolguard.redaction import redacted
+from pytest_poolguard.books.origin import printable
+from pytest_poolguard.books.redaction import redacted
 from pytest_poolguard.server.activity import PATIENCE, Backend
 from pytest_poolguard.server.advisory import advisory_key, advisory_words
 from pytest_poolguard.server.statements import text_of

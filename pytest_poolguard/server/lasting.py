@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pytest_poolguard.origin import printable
-from pytest_poolguard.redaction import redacted
+from pytest_poolguard.books.origin import printable
+from pytest_poolguard.books.redaction import redacted
 from pytest_poolguard.server.statements import text_of
 
 __all__ = ["LASTING", "PATIENCE", "Lasting", "lasting", "left"]

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_poolguard.origin import printable
-from pytest_poolguard.redaction import redacted
+from pytest_poolguard.books.origin import printable
+from pytest_poolguard.books.redaction import redacted
 from pytest_poolguard.server.run_name import VARIABLE
 
 __all__ = ["Process", "still_running"]

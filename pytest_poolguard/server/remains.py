@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from pytest_poolguard.books.records import Opening
 from pytest_poolguard.drivers.moment import APPLICATION
-from pytest_poolguard.records import Opening
 from pytest_poolguard.server.activity import ACTIVE, Backend, Look
 from pytest_poolguard.server.watch import Server
 

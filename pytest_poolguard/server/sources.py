@@ -6,11 +6,11 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from pytest_poolguard.books.origin import printable
+from pytest_poolguard.books.records import Owner
 from pytest_poolguard.drivers.interface import Unaskable
 from pytest_poolguard.drivers.lines.choice import line_of
 from pytest_poolguard.drivers.moment import Reach, parsed
-from pytest_poolguard.origin import printable
-from pytest_poolguard.records import Owner
 from pytest_poolguard.server.census import Census
 from pytest_poolguard.server.watch import Server, ServerWatch
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
+from pytest_poolguard.books.origin import printable
+from pytest_poolguard.books.redaction import redacted
 from pytest_poolguard.drivers.session_limits import MARK
-from pytest_poolguard.origin import printable
-from pytest_poolguard.redaction import redacted
 
 __all__ = ["Shown", "statement_shape", "text_of"]
 

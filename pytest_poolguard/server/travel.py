@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import astuple, replace
 from typing import Any
 
+from pytest_poolguard.books.records import Opening
 from pytest_poolguard.drivers.moment import Line, Reach
 from pytest_poolguard.findings import Finding
-from pytest_poolguard.records import Opening
 from pytest_poolguard.server.activity import Backend, Look
 from pytest_poolguard.server.lasting import Lasting
 from pytest_poolguard.server.watch import TOLERANCE, Server

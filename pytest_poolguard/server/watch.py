@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pytest_poolguard.books.origin import printable
+from pytest_poolguard.books.records import Opening, Owner
 from pytest_poolguard.drivers.interface import Unaskable
 from pytest_poolguard.drivers.moment import Reach
-from pytest_poolguard.origin import printable
-from pytest_poolguard.records import Opening, Owner
 from pytest_poolguard.server.activity import PATIENCE, STATEMENTS, Ask, Backend, Look
 from pytest_poolguard.server.advisory import ADVISORY
 from pytest_poolguard.server.ending import end

@@ -13,14 +13,14 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from pytest_poolguard import holders
+from pytest_poolguard.books.origin import Origin, capture
+from pytest_poolguard.books.records import Checkout, Pool
 from pytest_poolguard.drivers.asyncpg.notes import Notes
 from pytest_poolguard.drivers.asyncpg.objects import terminate
 from pytest_poolguard.drivers.awaiting import waiting_for
 from pytest_poolguard.drivers.interface import Watch
-from pytest_poolguard.origin import Origin, capture
-from pytest_poolguard.records import Checkout, Pool
-from pytest_poolguard.whereabouts import is_idle_worker
+from pytest_poolguard.judging import holders
+from pytest_poolguard.judging.whereabouts import is_idle_worker
 
 __all__ = ["Closing"]
 

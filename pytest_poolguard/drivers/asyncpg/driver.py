@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
+from pytest_poolguard.books.records import Checkout
 from pytest_poolguard.drivers import dirty
 from pytest_poolguard.drivers.asyncpg.closing import Closing
 from pytest_poolguard.drivers.asyncpg.limits import Limited
@@ -28,7 +29,6 @@ from pytest_poolguard.drivers.looking import first_look
 from pytest_poolguard.drivers.moment import Reach
 from pytest_poolguard.drivers.patching import Patches, class_tree
 from pytest_poolguard.drivers.session_limits import Talk
-from pytest_poolguard.records import Checkout
 
 __all__ = ["Asyncpg"]
 

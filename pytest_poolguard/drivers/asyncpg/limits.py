@@ -14,9 +14,9 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from pytest_poolguard.books.records import Limits, Pool
 from pytest_poolguard.drivers.gate import PAUSE
 from pytest_poolguard.drivers.interface import Watch
-from pytest_poolguard.records import Limits, Pool
 
 __all__ = ["Limited"]
 

@@ -10,12 +10,12 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from pytest_poolguard.books.origin import Origin, capture, printable
+from pytest_poolguard.books.records import Checkout, Pool, Task
 from pytest_poolguard.drivers.asyncpg.objects import Plumbing, is_closing, proxy_of, reference, state
 from pytest_poolguard.drivers.asyncpg.session_limits import TALK
 from pytest_poolguard.drivers.awaiting import splice
 from pytest_poolguard.drivers.interface import Driver, Watch
-from pytest_poolguard.origin import Origin, capture, printable
-from pytest_poolguard.records import Checkout, Pool, Task
 
 __all__ = ["Notes"]
 

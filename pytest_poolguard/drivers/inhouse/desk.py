@@ -11,13 +11,13 @@ import sys
 import weakref
 from typing import Any
 
-from pytest_poolguard import holders
+from pytest_poolguard.books.origin import Origin, capture, printable
+from pytest_poolguard.books.records import Checkout, Pool, Supply, Task
+from pytest_poolguard.books.redaction import redacted
 from pytest_poolguard.drivers.inhouse.border import Border
 from pytest_poolguard.drivers.inhouse.refusing import is_refusal, is_same
 from pytest_poolguard.drivers.interface import Watch
-from pytest_poolguard.origin import Origin, capture, printable
-from pytest_poolguard.records import Checkout, Pool, Supply, Task
-from pytest_poolguard.redaction import redacted
+from pytest_poolguard.judging import holders
 
 __all__ = ["Desk"]
 

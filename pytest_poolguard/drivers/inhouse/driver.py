@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
+from pytest_poolguard.books.records import Checkout
 from pytest_poolguard.drivers import libpq
 from pytest_poolguard.drivers.inhouse import taking
 from pytest_poolguard.drivers.inhouse.desk import Desk
 from pytest_poolguard.drivers.interface import State, Terms, Unsupported, Watch
 from pytest_poolguard.drivers.patching import Patches, class_tree
 from pytest_poolguard.naming import PoolClass
-from pytest_poolguard.records import Checkout
 
 __all__ = ["InHouse"]
 

@@ -15,11 +15,11 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from pytest_poolguard.books.records import Checkout, Limits, Supply
 from pytest_poolguard.drivers.bounded import Call, blocks
 from pytest_poolguard.drivers.gate import PAUSE, Gates, Way
 from pytest_poolguard.drivers.inhouse.desk import Desk
 from pytest_poolguard.drivers.inhouse.refusing import NoConnection
-from pytest_poolguard.records import Checkout, Limits, Supply
 
 __all__ = ["Limited", "NoConnection"]
 

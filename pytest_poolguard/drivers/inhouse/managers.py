@@ -12,9 +12,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+from pytest_poolguard.books.records import Checkout
 from pytest_poolguard.drivers.inhouse.desk import Desk
 from pytest_poolguard.drivers.inhouse.limits import Limited
-from pytest_poolguard.records import Checkout
 
 __all__ = ["acquiring_async_manager", "acquiring_manager"]
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pytest_poolguard import holders
+from pytest_poolguard.books.records import Checkout, Pool
 from pytest_poolguard.drivers.interface import Watch
-from pytest_poolguard.records import Checkout, Pool
+from pytest_poolguard.judging import holders
 
 __all__ = ["NoConnection", "is_refusal", "is_same"]
 

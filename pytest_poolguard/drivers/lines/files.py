@@ -7,9 +7,9 @@ import re
 import stat
 from collections.abc import Iterator, Mapping
 
+from pytest_poolguard.books.origin import printable
 from pytest_poolguard.drivers.interface import Unaskable
 from pytest_poolguard.drivers.lines.dsn import KEYWORDS
-from pytest_poolguard.origin import printable
 
 __all__ = ["password_of", "service"]
 

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from types import CodeType
 from typing import Any
 
+from pytest_poolguard.books.origin import capture
 from pytest_poolguard.drivers.bounded import Call, blocks
 from pytest_poolguard.drivers.interface import Watch
 from pytest_poolguard.drivers.patching import Patches
-from pytest_poolguard.origin import capture
 
 __all__ = ["bound", "is_exhausted"]
 

@@ -16,6 +16,9 @@ from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
+from pytest_poolguard.books.origin import Origin, capture, printable
+from pytest_poolguard.books.records import Checkout, Pool
+from pytest_poolguard.books.redaction import redacted
 from pytest_poolguard.drivers import dirty, libpq
 from pytest_poolguard.drivers.interface import State, Terms, Unsupported, Watch
 from pytest_poolguard.drivers.lines.libpq import Psycopg2Line, parameters
@@ -24,9 +27,6 @@ from pytest_poolguard.drivers.patching import Patches, class_tree
 from pytest_poolguard.drivers.psycopg2.blocking import bound, is_exhausted
 from pytest_poolguard.drivers.psycopg2.session_limits import TALK
 from pytest_poolguard.drivers.session_limits import Talk
-from pytest_poolguard.origin import Origin, capture, printable
-from pytest_poolguard.records import Checkout, Pool
-from pytest_poolguard.redaction import redacted
 
 __all__ = ["Psycopg2"]
 

@@ -12,12 +12,12 @@ from collections.abc import Awaitable, Callable
 from sys import _getframe
 from typing import Any
 
+from pytest_poolguard.books.records import Checkout, Task
 from pytest_poolguard.drivers import dirty
 from pytest_poolguard.drivers.gate import PAUSE, Way
 from pytest_poolguard.drivers.psycopg import TALK
 from pytest_poolguard.drivers.psycopg_pool.notes import Notes
 from pytest_poolguard.drivers.tasks import ASYNCHRONOUS, note_task
-from pytest_poolguard.records import Checkout, Task
 
 #: What an exhausted pool raises: after a wait, and at once where too many wait already.
 Errors = tuple[type[Exception], type[Exception]]

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
+from pytest_poolguard.books.records import Checkout
 from pytest_poolguard.drivers import libpq
 from pytest_poolguard.drivers.interface import State, Terms, Unsupported, Watch
 from pytest_poolguard.drivers.patching import Patches, class_tree
@@ -30,7 +31,6 @@ from pytest_poolguard.drivers.psycopg_pool.notes import Notes
 from pytest_poolguard.drivers.psycopg_pool.reclaiming import Reclaiming
 from pytest_poolguard.drivers.psycopg_pool.session_limits import resetting, resetting_async
 from pytest_poolguard.drivers.psycopg_pool.supplies import async_connecting, connecting
-from pytest_poolguard.records import Checkout
 
 __all__ = ["PsycopgPool"]
 

@@ -6,14 +6,14 @@ import contextlib
 from types import ModuleType
 from typing import Any
 
-from pytest_poolguard.counting import Call
+from pytest_poolguard.books.origin import Origin, capture, printable
+from pytest_poolguard.books.records import Checkout, Limits, Pool
 from pytest_poolguard.drivers.gate import Gates, Way
 from pytest_poolguard.drivers.interface import Driver, Watch
 from pytest_poolguard.drivers.psycopg import ASYNC_TALK
 from pytest_poolguard.drivers.psycopg_pool.reclaiming import Reclaiming
 from pytest_poolguard.drivers.tasks import Waiter, waiter
-from pytest_poolguard.origin import Origin, capture, printable
-from pytest_poolguard.records import Checkout, Limits, Pool
+from pytest_poolguard.sizing.counting import Call
 
 __all__ = ["Notes"]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from pytest_poolguard.records import Checkout
+from pytest_poolguard.books.records import Checkout
 
 __all__ = ["Reclaiming"]
 

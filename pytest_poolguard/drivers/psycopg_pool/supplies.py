@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from types import CodeType
 from typing import Any
 
+from pytest_poolguard.books.records import Pool, Supply
 from pytest_poolguard.drivers.interface import Watch
-from pytest_poolguard.records import Pool, Supply
 
 __all__ = ["async_connecting", "connecting"]
 

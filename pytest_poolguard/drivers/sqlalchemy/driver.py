@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
+from pytest_poolguard.books.records import Checkout, Pool
 from pytest_poolguard.drivers.interface import State, Terms, Unsupported, Watch
 from pytest_poolguard.drivers.patching import Patches
 from pytest_poolguard.drivers.sqlalchemy.limits import Limited
@@ -24,7 +25,6 @@ from pytest_poolguard.drivers.sqlalchemy.session_limits import LimitedSessions
 from pytest_poolguard.drivers.sqlalchemy.sight import driver_connection, held_in, idle_entries, kill, state_of
 from pytest_poolguard.drivers.sqlalchemy.uncommitted import Uncommitted
 from pytest_poolguard.drivers.sqlalchemy.words import terms_of
-from pytest_poolguard.records import Checkout, Pool
 
 __all__ = ["SQLAlchemy"]
 

@@ -11,11 +11,11 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pytest_poolguard.counting import Call
+from pytest_poolguard.books.ledger import Ledger
+from pytest_poolguard.books.records import Limits
 from pytest_poolguard.drivers.interface import Watch
 from pytest_poolguard.drivers.patching import Patches, class_tree
-from pytest_poolguard.ledger import Ledger
-from pytest_poolguard.records import Limits
+from pytest_poolguard.sizing.counting import Call
 
 __all__ = ["Limited"]
 

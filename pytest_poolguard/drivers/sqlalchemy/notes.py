@@ -14,7 +14,8 @@ from sys import _getframe  # as in ``origin``
 from threading import get_ident
 from typing import Any
 
-from pytest_poolguard.counting import Call
+from pytest_poolguard.books.origin import Origin, capture
+from pytest_poolguard.books.records import Checkout, Opening, Owner, Pool, Task
 from pytest_poolguard.drivers.interface import Watch
 from pytest_poolguard.drivers.sqlalchemy.sight import (
     beyond_greenlets,
@@ -28,8 +29,7 @@ from pytest_poolguard.drivers.sqlalchemy.sight import (
 )
 from pytest_poolguard.drivers.sqlalchemy.uncommitted import Uncommitted
 from pytest_poolguard.drivers.sqlalchemy.words import is_library
-from pytest_poolguard.origin import Origin, capture
-from pytest_poolguard.records import Checkout, Opening, Owner, Pool, Task
+from pytest_poolguard.sizing.counting import Call
 
 __all__ = ["Notes"]
 

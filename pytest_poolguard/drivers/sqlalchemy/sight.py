@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Iterator
 from types import CodeType, FrameType
 from typing import Any
 
+from pytest_poolguard.books.ledger import Ledger
+from pytest_poolguard.books.origin import capture_from, printable
 from pytest_poolguard.drivers import libpq
 from pytest_poolguard.drivers.interface import State
-from pytest_poolguard.ledger import Ledger
-from pytest_poolguard.origin import capture_from, printable
 
 __all__ = [
     "beyond_greenlets",

@@ -17,12 +17,12 @@ from contextvars import ContextVar
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from pytest_poolguard.books.origin import Origin, capture
+from pytest_poolguard.books.records import Checkout
 from pytest_poolguard.drivers import dirty
 from pytest_poolguard.drivers.interface import Unsupported, Watch
 from pytest_poolguard.drivers.patching import Patches
 from pytest_poolguard.drivers.sqlalchemy.sight import beyond_greenlets, driver_connection, pool_of
-from pytest_poolguard.origin import Origin, capture
-from pytest_poolguard.records import Checkout
 
 __all__ = ["Uncommitted"]
 

@@ -6,8 +6,8 @@ import os
 import sys
 from typing import Any
 
+from pytest_poolguard.books.records import Checkout
 from pytest_poolguard.drivers.interface import Terms
-from pytest_poolguard.records import Checkout
 
 __all__ = ["is_library", "terms_of"]
 

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from pytest_poolguard.books.records import Checkout
 from pytest_poolguard.drivers.asyncpg.objects import terminate
 from pytest_poolguard.drivers.patching import Patches, class_tree
 from pytest_poolguard.faults.strikes.interface import FAILING, OnStatement, replace_methods
-from pytest_poolguard.records import Checkout
 
 __all__ = ["AsyncpgStrikes"]
 

@@ -6,8 +6,8 @@ import importlib
 import sys
 from typing import Any
 
+from pytest_poolguard.books.records import Checkout
 from pytest_poolguard.faults.strikes.interface import OnStatement, Strikes
-from pytest_poolguard.records import Checkout
 
 __all__ = ["AllStrikes"]
 

@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from pytest_poolguard.books.records import Checkout
 from pytest_poolguard.drivers.patching import Patches
-from pytest_poolguard.records import Checkout
 
 __all__ = ["FAILING", "OnStatement", "Strikes", "outermost", "replace_methods"]
 

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from pytest_poolguard.books.records import Checkout
 from pytest_poolguard.drivers.patching import Patches, class_tree
 from pytest_poolguard.faults.strikes.interface import FAILING, OnStatement, replace_methods
-from pytest_poolguard.records import Checkout
 
 __all__ = ["PsycopgStrikes"]
 

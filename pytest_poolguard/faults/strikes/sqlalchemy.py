@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from pytest_poolguard.books.records import Checkout
 from pytest_poolguard.drivers.sqlalchemy.sight import driver_connection
 from pytest_poolguard.faults.strikes.interface import FAILING, OnStatement
-from pytest_poolguard.records import Checkout
 
 __all__ = ["SQLAlchemyStrikes"]
 

@@ -1,0 +1,1 @@
+"""What is remembered: who holds which connection, since when, and where it was taken."""

@@ -1,0 +1,1 @@
+"""Pools that have nothing more to hand out, and who has their connections."""

@@ -1,0 +1,1 @@
+"""Whether a connection that is still out is a leak."""

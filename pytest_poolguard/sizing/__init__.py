@@ -1,0 +1,1 @@
+"""How much pools are used, and what that advises on their size."""
