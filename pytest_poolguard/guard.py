@@ -29,8 +29,8 @@ from pytest_poolguard.judging.bystanders import Bystanders
 from pytest_poolguard.judging.judge import Judge
 from pytest_poolguard.judging.unclosed import Unclosed
 from pytest_poolguard.marker import Expectations, expectations, function_of, has_own_marker
+from pytest_poolguard.outside import Outside
 from pytest_poolguard.owners import Owners, boundaries
-from pytest_poolguard.pools_seen import rows_of
 from pytest_poolguard.server.activity import Ask
 from pytest_poolguard.server.run_name import RunName
 from pytest_poolguard.server.side import ServerSide
@@ -38,7 +38,7 @@ from pytest_poolguard.settings import Settings
 from pytest_poolguard.shield import OwnFaults
 from pytest_poolguard.sizing.measuring import Measuring
 from pytest_poolguard.tally import Tally
-from pytest_poolguard.this_run import ThisRun, in_force, now
+from pytest_poolguard.this_run import now
 from pytest_poolguard.watching import Libraries
 
 if TYPE_CHECKING:
@@ -60,15 +60,15 @@ class Guard:
         on_github: bool = False,
     ) -> None:
         self.settings = settings
-        self.tolerance = tolerance
         self.name = name
         self._process = os.getpid()
-        self._began = now()
+        self.began = now()
         self.on_github = on_github  #: GitHub Actions reads what is printed
         self.is_controller = False  #: of an xdist run: it runs no test itself
         self.tally = Tally()
         own_faults = OwnFaults(self.tally.faults, self._give_up)
         self.shield = own_faults.shield
+        self.outside = Outside(self.tally, tolerance, mode=settings.mode)
         self.clock = Clock()
         self.deferral = Deferral()
         self.expected = Expectations()
@@ -80,7 +80,7 @@ class Guard:
             self.ledger, self._owner_ended, self._test_ends, self._teardown_begins, self._is_set_up
         )
         folded = (os.path.dirname(pytest.__file__), os.path.dirname(__file__))
-        self.tree = self._tree = tree = SourceTree(str(config.rootpath), folded)
+        self.tree = tree = SourceTree(str(config.rootpath), folded)
         self.describe = Describe(self.ledger, tree)
         self.bystanders = Bystanders(tree)
         self.judge = Judge(
@@ -137,7 +137,7 @@ class Guard:
         if settings.faults != "off":
             from pytest_poolguard.faults.course import Faults  # noqa: PLC0415 - few runs strike any
 
-            self.faults = Faults(self, config, self._found_outside)
+            self.faults = Faults(self, config, self.outside.found)
 
     # the run
 
@@ -204,7 +204,7 @@ class Guard:
             self.ledger.forget()
             self.expected = Expectations()
         self.found += [self.describe.overdue(checkout) for checkout in self.ledger.overdue]
-        self.found += self._dirty_returns() + self.nesting.findings()
+        self.found += self.dirty_returns() + self.nesting.findings()
         test = self.owners.test
         self._tell_of_unlimited(test)
         self.owners.end_test()
@@ -218,7 +218,7 @@ class Guard:
         if test is not None and session is not None and any(one.pool is None for one in test.opened):
             self.watch.sessions.hold_not(session, "on connections that are opened without a pool")
 
-    def _dirty_returns(self) -> list[Finding]:
+    def dirty_returns(self) -> list[Finding]:
         """What was given back in the middle of a transaction since the last test."""
         returned, self.ledger.dirty = self.ledger.dirty, []
         findings = [self.describe.dirty(checkout) for checkout in returned]
@@ -243,7 +243,7 @@ class Guard:
     def _teardown_begins(self, fixture: Owner) -> None:
         if self.server is not None and self.server.ends_with(fixture):
             with self.shield("looking at a server that ends with a fixture"):
-                self._found_outside(self.server.before_end_of(fixture))
+                self.outside.found(self.server.before_end_of(fixture))
 
     def _owner_ended(self, owner: Owner) -> None:
         if self.is_in_a_fork:
@@ -265,9 +265,9 @@ class Guard:
                     finding.nodeid = nodeid
                     self.found.append(finding)
                 else:
-                    self._found_outside([finding])
+                    self.outside.found([finding])
             if owner.kind == "test" and self.ledger.outstanding():
-                self._found_outside(self.judge.dropped())
+                self.outside.found(self.judge.dropped())
 
     def note_marker(self, item: pytest.Item, *, passed: bool) -> None:
         """Note whether a test with a marker of its own may have needed it; one that has not passed may."""
@@ -287,7 +287,7 @@ class Guard:
         """A test's protocol is over, whether or not it came to its teardown."""
         self.owners.abandon_test()
         self.measuring.end_test()
-        self._found_outside(self.take_findings())
+        self.outside.found(self.take_findings())
 
     def may_still_fail(self) -> bool:
         """Whether a test that has passed so far could still be found at fault in its teardown."""
@@ -302,57 +302,6 @@ class Guard:
         )
 
     # the session
-
-    def end_session(self) -> None:
-        """The last fixture is gone: what is left, here and on the server."""
-        self._found_outside(self._dirty_returns() + self.judge.end_session())
-        for checkout in self.judge.unjudged():
-            self.tally.notices.append(f"{checkout.taken_by.name} was interrupted: its connections are not judged")
-        self.tally.notices[:] = dict.fromkeys(self.tally.notices)
-        self.tally.pools = self.ledger.pools_seen
-        self.tally.taken = self.ledger.taken
-        self.tally.add_uses(self.measuring.rest())
-        self.visit_servers()
-        self._found_outside(self.unclosed.end_session())
-        self._tell_pools()
-        self.libraries.find_misspelt()
-
-    def _tell_pools(self) -> None:
-        """Note which pools there were, and which are still open."""
-        open_pools = [
-            pool for pool in self.ledger.pools() if pool.is_open() and not (pool.told or pool.was_closed)
-        ]
-        idle = [(pool, pool.driver.idle(pool.ref())) for pool in open_pools]
-        self.tally.open_pools = [(self.describe.made(pool), count) for pool, count in idle if count]
-        self.tally.pool_rows = rows_of(
-            self.ledger.makes.values(), self._tree.site, [(pool.make, count) for pool, count in idle if count]
-        )
-
-    def this_run(self) -> ThisRun:
-        """What is told of the run itself, but for how it ended."""
-        return ThisRun(self.name.id, self._began, options=in_force(self.settings))
-
-    def visit_servers(self) -> None:
-        """See what the run has left on the servers."""
-        if self.server is not None and not self.is_in_a_fork:
-            self._found_outside(self.server.end(is_controller=self.is_controller))
-
-    def tolerate(self, finding: Finding) -> None:
-        """Let a finding pass that is known or ignored."""
-        if self.tolerance is not None:
-            self.tolerance.judge(finding)
-
-    def conclude(self) -> None:
-        """All findings of the run are known: compare them with those that are let pass."""
-        if self.tolerance is not None:
-            self.tolerance.conclude(self.tally)
-
-    def _found_outside(self, findings: list[Finding]) -> None:
-        for finding in findings:
-            self.tolerate(finding)
-            if self.settings.mode == "warn" and finding.verdict == FAILED:
-                finding.verdict = WARNED
-        self.tally.add_outside(findings)
 
     def heard(self, report: pytest.TestReport) -> None:
         """A report of a test was logged."""

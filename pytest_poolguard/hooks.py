@@ -13,6 +13,7 @@ import pytest
 
 from pytest_poolguard.baseline.tolerance import Tolerance
 from pytest_poolguard.books.origin import printable
+from pytest_poolguard.ending import Ending
 from pytest_poolguard.guard import Guard
 from pytest_poolguard.reports import github, json_file, junit, notices, statistics, summary
 from pytest_poolguard.server import overrun
@@ -40,6 +41,7 @@ class RunHooks:
 
     def __init__(self, guard: Guard, config: pytest.Config) -> None:
         self.guard = guard
+        self.ending = Ending(guard)
         self.config = config
         self.was_stopped = False  #: by Ctrl-C, pytest.exit(), or an error of pytest's
         self.is_written = False  #: the JSON file
@@ -75,10 +77,10 @@ class RunHooks:
         output = getattr(self.config, "workeroutput", None)
         if not self.guard.is_controller:
             with self.guard.shield("ending the session"):
-                self.guard.end_session()
+                self.ending.end_session()
         if output is None and not runs_no_test(self.config):
             with self.guard.shield("comparing with the baseline"):
-                self.guard.conclude()
+                self.guard.outside.conclude()
                 junit.note_end(self.config, self.guard.tally)
         if output is not None:
             output[ATTRIBUTE] = self.guard.tally.to_worker_output()
@@ -104,7 +106,7 @@ class RunHooks:
         # pytest's own directory: tests may have left the process in another one
         path = os.path.join(self.config.invocation_params.dir, settings.json)
         with self.guard.shield("writing the findings"):
-            run = tally.run = self.guard.this_run()
+            run = tally.run = self.ending.this_run()
             run.know_versions(self.config, tally.patched)
             run.exit_code, run.finished = exit_code, finished and not tally.lost_worker
             try:
@@ -155,6 +157,7 @@ class ControllerHooks:
 
     def __init__(self, guard: Guard) -> None:
         self.guard = guard
+        self.ending = Ending(guard)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self.guard.heard(report)
@@ -163,7 +166,7 @@ class ControllerHooks:
     def pytest_sessionfinish(self) -> None:
         """The workers are through, and xdist has not yet ended their processes."""
         with self.guard.shield("looking at what the workers have left"):
-            self.guard.visit_servers()
+            self.ending.visit_servers()
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:

@@ -83,7 +83,7 @@ class Settling:
             guard.expected,
             mode=guard.settings.mode,
             may_fail=self._status in ("passed", "failed"),
-            tolerate=guard.tolerate,
+            tolerate=guard.outside.tolerate,
         )
         if bearer is not None and (verdict.findings or verdict.fails or refusals):
             told = self._tell(item, bearer, verdict, item.config.get_verbosity())
