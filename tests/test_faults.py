@@ -40,6 +40,50 @@ def leaks(run) -> list[tuple[str, str]]:
 BOTH = [("bare", "error"), ("bare", "kill")]
 
 
+HELD_BY_OTHERS = (
+    APP
+    + """
+import unittest
+
+@pytest.fixture(scope="class")
+def to_class(request, pool):
+    request.cls.pool = pool
+
+@pytest.mark.usefixtures("to_class")
+class TestCleanup(unittest.TestCase):
+    def setUp(self):
+        self.conn = self.pool.getconn()
+        self.addCleanup(self.pool.putconn, self.conn)
+
+    def test_it(self):
+        self.conn.cursor().execute("SELECT 1")
+        bare(self.pool)
+
+def dependency(pool):
+    conn = pool.getconn()
+    try:
+        yield conn
+    finally:
+        pool.putconn(conn)
+
+def serve(pool):
+    depends = dependency(pool)
+    next(depends).cursor().execute("SELECT 1")
+
+def test_dependency(pool):
+    serve(pool)
+"""
+)
+
+
+def test_what_is_returned_when_an_exception_is_done_with_is_no_leak(suite):
+    """By unittest's own cleanups, and by a generator that only the exception's traceback still holds."""
+    run = suite.run(HELD_BY_OTHERS, *FAULTS)
+    assert leaks(run) == BOTH
+    assert run.data["struck"]["unfit"] == run.data["struck"]["unsure"] == {}
+    assert "poolguard: faults: 3 places struck by 7 faults" in run.text
+
+
 def test_a_passing_test_shows_the_leak_that_it_does_not_exercise(suite):
     run = suite.run(LEAKY, *FAULTS)
     assert leaks(run) == BOTH

@@ -17,7 +17,7 @@ from pytest_poolguard.books.redaction import redacted
 from pytest_poolguard.exhausted.snapshots import Asker, Snapshot, Snapshots
 from pytest_poolguard.reports.holders import NOTE_LINES, ROWS, diagnosis, plain, told
 
-__all__ = ["Refusal", "Refusals"]
+__all__ = ["Refusal", "Refusals", "chain"]
 
 #: Refusals of one pool in one test that are looked at; of more, only the number is told.
 MOST = 3
@@ -134,7 +134,7 @@ class Refusals:
         words = self._statements([opening for opening in openings.values() if opening is not None])
         for one in held:
             one.statement = words.get(openings[id(one)], {}).get("statement", "")
-        for raised in _chain(error):
+        for raised in chain(error):
             refusal = self._by_error.get(id(raised))
             is_its = refusal is not None and not refusal.note and refusal.error == type(raised).__name__
             if refusal is not None and is_its and hasattr(raised, "add_note"):  # Python 3.11
@@ -166,7 +166,7 @@ def _note(refusal: Refusal) -> str:
     return "\n".join(told(refusal.snapshot, title, refusal.diagnosis, max(rows, 1)))
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def chain(error: BaseException | None) -> Iterator[BaseException]:
     """An exception, those behind it, and those of groups."""
     waiting, seen = [error], set[int]()
     while waiting and len(seen) < CHAIN:

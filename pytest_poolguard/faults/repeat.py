@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from _pytest import unittest
 from _pytest.outcomes import Exit
 
 from pytest_poolguard.books.records import Limits
+from pytest_poolguard.exhausted.refusals import chain
 from pytest_poolguard.faults.apart import expect_tmp_path, left_out, logs_of
 from pytest_poolguard.faults.limit import Limit, Stuck
 from pytest_poolguard.owners import Owners
@@ -32,6 +34,12 @@ class Outcome:
     def error(self) -> BaseException | None:
         """The first exception that was no request to end it."""
         return next((error for _, error in self.errors if not isinstance(error, Stuck)), None)
+
+    def let_go(self) -> None:
+        """Let go of what the exceptions' frames hold."""
+        for _, error in self.errors:
+            for one in chain(error):
+                traceback.clear_frames(one.__traceback__)
 
 
 def before_wider_fixtures_end(item: pytest.Item, function: Callable[[], None]) -> bool:
@@ -108,8 +116,7 @@ def _renew(item: Any) -> None:
     ):
         vars(item).pop("_instance", None)
         item._obj = None  # noqa: SLF001
-    if isinstance(item, unittest.TestCaseFunction):
-        item._excinfo = None  # noqa: SLF001
+    vars(item).pop("_excinfo", None)  # unittest's tests append to theirs, where there is one
     item._initrequest()  # noqa: SLF001
 
 

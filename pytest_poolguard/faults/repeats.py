@@ -21,6 +21,7 @@ from pytest_poolguard.faults.strikes.choice import AllStrikes
 from pytest_poolguard.faults.trial import Trial
 from pytest_poolguard.findings import Finding
 from pytest_poolguard.judging import frameworks
+from pytest_poolguard.judging.holders import pauses
 
 __all__ = ["Listener", "Repeats", "Seen"]
 
@@ -86,6 +87,8 @@ class Repeats:
         try:
             with self._guard.watch.counting.apart():
                 outcome = repeat(self._item, owners, limits, limit)
+                if any(_in_generator(checkout) for checkout in self._trial.out()):
+                    outcome.let_go()
         finally:
             ledger.on_checked_out = ledger.on_returned = lambda _: None
             strikes.end()
@@ -145,3 +148,8 @@ class Repeats:
         """End the backends of what a repeat has out that hangs."""
         openings = [self._ledger.opening(checkout.to_server()) for checkout in self._trial.out()]
         self._endings.end_all([opening for opening in openings if opening is not None])
+
+
+def _in_generator(checkout: Checkout) -> bool:
+    """Whether a generator took it: one that was left by an exception ends when nobody has that any longer."""
+    return any(pauses(code) for code, _ in checkout.origin.frames())
