@@ -69,7 +69,7 @@ def test_leaks(pool):
 
 def test_opens():
     kept.append(psycopg2.connect(DSN))
-    kept[-1].cursor().execute("SELECT pg_advisory_lock(1, 2), pg_advisory_lock(-3)")
+    kept[-1].cursor().execute("SELECT pg_advisory_lock_shared(1, 2), pg_advisory_lock_shared(-3)")
 """
 
 
