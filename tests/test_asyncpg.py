@@ -917,7 +917,7 @@ from asyncpg.connection import connect
 def openings(request):
     from pytest_poolguard.plugin import STANDBY
     ledger = request.config.stash[STANDBY].guard().ledger
-    tree = request.config.stash[STANDBY].guard()._tree
+    tree = request.config.stash[STANDBY].guard().tree
     def told():
         return [
             (tree.site(one.opened).text, one.pool and one.pool.label, one.backend_pid)

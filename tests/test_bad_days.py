@@ -115,20 +115,20 @@ def test_it(poolguard):
 @pytest.mark.parametrize(
     "place",
     [
-        "ledger.Ledger.check_out",
-        "ledger.Ledger.give_back",
-        "ledger.Ledger.add_pool",
-        "ledger.Ledger.opened",
-        "judging.Judge.look",
-        "judging.Judge.end",
+        "books.ledger.Ledger.check_out",
+        "books.ledger.Ledger.give_back",
+        "books.ledger.Ledger.add_pool",
+        "books.ledger.Ledger.opened",
+        "judging.judge.Judge.look",
+        "judging.judge.Judge.end",
         "describe.Describe.leak",
-        "hints.Hints.hint",
+        "causes.hints.Hints.hint",
         "settling.Settling.made",
         "settling.Settling.finish",
-        "verdict.decide",
+        "judging.verdict.decide",
         "guard.Guard.begin_test",
         "guard.Guard.end_test",
-        "guard.Guard.end_session",
+        "ending.Ending.end_session",
         "owners.Owners.enter",
         "owners.Owners.begin_fixture",
         "reports.text.block",
@@ -143,7 +143,7 @@ def test_an_exception_inside_of_poolguard_leaves_the_suites_results_as_they_are(
 
 
 def test_an_exception_inside_of_poolguard_on_a_worker_is_told_too(suite):
-    run = run_with_a_fault(suite, "ledger.Ledger.give_back", "-n2")
+    run = run_with_a_fault(suite, "books.ledger.Ledger.give_back", "-n2")
     assert "nothing was judged from then on" in run.text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import re
 import xml.etree.ElementTree as ET
@@ -13,6 +14,13 @@ from pytest_poolguard.reports import github
 from pytest_poolguard.tally import Tally
 
 FAULTS = ("--poolguard-faults=fail",)
+
+
+@pytest.fixture(autouse=True)
+def coverage_goes_on(monkeypatch):
+    """Repeats are kept out of the coverage of the suite; here it is poolguard's own that is measured."""
+    monkeypatch.setattr("pytest_poolguard.faults.apart._no_coverage", contextlib.nullcontext)
+
 
 APP = """
 def bare(pool):

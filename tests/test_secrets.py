@@ -93,7 +93,7 @@ def test_it():
 def test_an_internal_error_is_told_without_the_password_in_its_message(suite, monkeypatch):
     from pytest_poolguard.books.ledger import Ledger
 
-    def broken(*args):
+    def broken(*args, **kwargs):
         raise ValueError(f"\x1b[31mpostgresql://me:{PASSWORD}@host")
 
     monkeypatch.setattr(Ledger, "check_out", broken)

@@ -449,7 +449,8 @@ def test_limited(engine):
     assert seen[-2:] == [(0, False), "2s"]
     conn = engine.connect()
     conn.execute(text("SELECT 1"))
-    del conn  # it comes back by itself
+    del conn
+    gc.collect()  # it comes back by itself
 
 def test_own(engine):
     with engine.connect():

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+
+import pytest
+
 from contract.libraries import where
 
 #: Those whose pools are struck, each kind of pool once.
@@ -12,6 +16,13 @@ STRUCK = where(
         and "Null" not in library.pool_class
     )
 )
+
+
+@pytest.fixture(autouse=True)
+def coverage_goes_on(monkeypatch):
+    """Repeats are kept out of the coverage of the suite; here it is poolguard's own that is measured."""
+    monkeypatch.setattr("pytest_poolguard.faults.apart._no_coverage", contextlib.nullcontext)
+
 
 #: Functions that take a connection in a line that is marked by ``# name``.
 SHAPES = """
