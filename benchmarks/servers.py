@@ -19,7 +19,7 @@ __all__ = ["rows"]
 #: Milliseconds that the looks before and after a run may take; that the look after a test may.
 MOST, MOST_A_TEST = 50.0, 1.0
 TESTS = 300
-PAIR_ROUNDS = 10  #: rounds of pairs in the time of a round of runs
+PAIR_ROUNDS = 100  #: rounds of pairs in the time of a round of runs: a server is a noisy partner
 
 CONFTEST = """
 import os
