@@ -53,6 +53,8 @@ def printer(quiet_dsn: str, tmp_path_factory: pytest.TempPathFactory) -> Printer
 )
 def test_a_generated_block_is_what_is_printed(document, printer):
     """``python3 run.py docs`` rewrites what differs."""
+    if document.name == "exhausted.md" and not hasattr(BaseException, "add_note"):
+        pytest.skip("exceptions have no notes before Python 3.11: a section of the report tells it there")
     text = document.read_text("utf-8")
     now = brought_up_to_date(text, printer)
     if now == text:
