@@ -332,7 +332,7 @@ async def test_held(pool):
 
 
 def test_a_generator_that_is_left_early_has_time_until_its_loop_has_closed_it(run_on_one_loop):
-    """Nobody has it any longer: asyncio makes a task of its closing, in the next test. One that is held has none."""
+    """Nobody has it any longer: asyncio makes a task of its closing, in the next test. One that is held: none."""
     result = run_on_one_loop(LEFT_EARLY)
     assert result.blamed == ["test_held", "test_it[False]"]
     assert [f["nodeid"].endswith("test_held") for f in result.findings if not f["note"]] == [True]
